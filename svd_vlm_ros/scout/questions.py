@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person may ask about a scene of the world, in several wordings, with the one true answer.
+
+Only questions with one answer are asked: "what color is the tree?" where there is one tree, "left of" between two
+things that can be told apart by their kind, or by colour and kind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .world import COLORS, KINDS, PALETTE, SIZE, WorldObject, WorldScene
+
+NEAREST_MARGIN = 0.03 * SIZE  # the nearest thing is asked for only where it leads by this many pixels
+
+QUESTION_KINDS = (
+    "exists",
+    "exists color",
+    "count",
+    "color",
+    "where",
+    "left of",
+    "nearest",
+    "sign",
+    "ground",
+    "sky",
+    "path",
+    "absent",
+    "describe",
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its answer. `kind` is the row of the accuracy table that it counts in."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "exists": (
+        "is there a {a}?",
+        "is there a {a} in the picture?",
+        "is there any {a}?",
+        "can you see a {a}?",
+        "do you see a {a}?",
+        "is a {a} in the scene?",
+        "does the picture show a {a}?",
+    ),
+    "count": (
+        "how many {s} are there?",
+        "how many {s} do you see?",
+        "how many {s} can you see?",
+        "how many {s} are in the picture?",
+        "count the {s}.",
+        "what is the number of {s}?",
+    ),
+    "color": (
+        "what color is the {a}?",
+        "what is the color of the {a}?",
+        "which color is the {a}?",
+        "what colour is the {a}?",
+        "what is the colour of the {a}?",
+        "tell me the color of the {a}.",
+        "which color does the {a} have?",
+    ),
+    "where": (
+        "where is the {a}?",
+        "on which side is the {a}?",
+        "which side is the {a} on?",
+        "where do you see the {a}?",
+        "where can i find the {a}?",
+        "is the {a} on the left, in the center or on the right?",
+        "is the {a} left, center or right?",
+    ),
+    "left of": (
+        "is the {a} left of the {b}?",
+        "is the {a} to the left of the {b}?",
+        "is the {a} on the left of the {b}?",
+        "is the {a} further left than the {b}?",
+    ),
+    "right of": (
+        "is the {a} right of the {b}?",
+        "is the {a} to the right of the {b}?",
+        "is the {a} on the right of the {b}?",
+        "is the {a} further right than the {b}?",
+    ),
+    "nearest": (
+        "what is nearest?",
+        "what is the nearest object?",
+        "what is closest?",
+        "what is the closest object?",
+        "which object is nearest?",
+        "which object is closest to the robot?",
+        "what is nearest to the robot?",
+        "what is the closest thing?",
+    ),
+    "sign": (
+        "what does the sign say?",
+        "what number is on the sign?",
+        "which number is on the sign?",
+        "read the sign.",
+        "what is written on the sign?",
+        "what number does the sign show?",
+    ),
+    "ground": (
+        "what is the ground?",
+        "what is the ground made of?",
+        "what kind of ground is it?",
+        "what kind of ground is there?",
+        "what is the robot driving on?",
+        "which surface is the ground?",
+    ),
+    "sky": (
+        "how is the sky?",
+        "what is the sky like?",
+        "how does the sky look?",
+        "what does the sky look like?",
+        "what kind of sky is it?",
+    ),
+    "path clear": (
+        "is the path clear?",
+        "is the path free?",
+        "is the way clear?",
+        "is the way free?",
+        "is the path ahead clear?",
+        "can the robot go on?",
+        "can i drive on?",
+    ),
+    "path blocked": (
+        "is the path blocked?",
+        "is the way blocked?",
+        "is there something on the path?",
+        "is anything on the path?",
+        "is the path ahead blocked?",
+        "is there an obstacle on the path?",
+    ),
+    "describe": (
+        "describe the scene.",
+        "describe the picture.",
+        "describe what you see.",
+        "what do you see?",
+        "what is in the picture?",
+        "what does the camera see?",
+    ),
+}
+
+PLURALS = {kind: kind + "s" for kind in KINDS} | {"box": "boxes", "person": "people"}
+
+
+def with_article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def describe(scene: WorldScene) -> str:
+    """The sentence that names ground, sky and every object with colour and side, from left to right."""
+    places = {"left": "on the left", "center": "in the center", "right": "on the right"}
+    parts = [
+        f"{with_article(thing.name)} {places[thing.side]}"
+        for thing in sorted(scene.objects, key=lambda thing: thing.x)
+    ]
+    start = f"{scene.ground} under {with_article(scene.sky)} sky"
+    if not parts:
+        return f"{start}."
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return f"{start} with {listed}."
+
+
+def references(scene: WorldScene) -> list[tuple[str, WorldObject]]:
+    """Names that mean one object of the scene: its kind where it is the only one, colour and kind where those are."""
+    kinds = Counter(thing.kind for thing in scene.objects)
+    names = Counter(thing.name for thing in scene.objects)
+    found = []
+    for thing in scene.objects:
+        if kinds[thing.kind] == 1:
+            found.append((thing.kind, thing))
+        if names[thing.name] == 1:
+            found.append((thing.name, thing))
+    return found
+
+
+def questions(scene: WorldScene, rng: np.random.Generator) -> list[Question]:
+    """Questions about a scene, a handful of each kind that it allows, in random wordings. Same generator state, same list."""
+    return [question for make in _MAKERS for question in make(scene, rng)]
+
+
+def standard_questions(scene: WorldScene) -> list[Question]:
+    """The same questions in their first wording: at most one of each kind, chosen by the scene's own seed."""
+    rng = np.random.default_rng((scene.seed, 7))
+    first = _FirstWording(rng)
+    found: dict[str, Question] = {}
+    for make in _MAKERS:
+        for question in make(scene, first):
+            found.setdefault(question.kind, question)
+    return list(found.values())
+
+
+class _FirstWording:
+    """A generator that takes the first wording and leaves every other choice to chance."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def wording(self, count: int) -> int:
+        return 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._rng, name)
+
+
+def _ask(rng, kind: str, wording: str, answer: str, **names: str) -> Question:
+    options = WORDINGS[wording]
+    pick = getattr(rng, "wording", rng.integers)
+    text = options[int(pick(len(options)))].format(**names)
+    if names.get("a", "x")[0] in "aeiou":
+        text = text.replace(" a " + names["a"], " an " + names["a"])
+    return Question(kind, text, answer)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _exists(scene: WorldScene, rng) -> Iterator[Question]:
+    present = sorted({thing.kind for thing in scene.objects})
+    missing = [kind for kind in KINDS if kind not in present]
+    if present:
+        yield _ask(rng, "exists", "exists", "yes", a=str(rng.choice(present)))
+    if missing:
+        yield _ask(rng, "exists", "exists", "no", a=str(rng.choice(missing)))
+
+
+def _exists_color(scene: WorldScene, rng) -> Iterator[Question]:
+    names = {thing.name for thing in scene.objects}
+    if names:
+        yield _ask(rng, "exists color", "exists", "yes", a=str(rng.choice(sorted(names))))
+    near_misses = sorted(
+        {f"{c} {o.kind}" for o in scene.objects for c in PALETTE[o.kind]}
+        | {f"{o.color} {k}" for o in scene.objects for k in KINDS if o.color in PALETTE[k]}
+    )
+    wrong = [name for name in near_misses if name not in names]
+    if wrong:
+        yield _ask(rng, "exists color", "exists", "no", a=str(rng.choice(wrong)))
+
+
+def _count(scene: WorldScene, rng) -> Iterator[Question]:
+    kinds = Counter(thing.kind for thing in scene.objects)
+    for kind in rng.choice(sorted(kinds), 1) if kinds else ():
+        yield _ask(rng, "count", "count", str(kinds[str(kind)]), s=PLURALS[str(kind)])
+    if rng.random() < 0.3:
+        kind = str(rng.choice(KINDS))
+        yield _ask(rng, "count", "count", str(kinds[kind]), s=PLURALS[kind])
+    if len(scene.objects) <= 9:
+        yield _ask(rng, "count", "count", str(len(scene.objects)), s="objects")
+
+
+def _color(scene: WorldScene, rng) -> Iterator[Question]:
+    known = [(name, thing) for name, thing in references(scene) if name == thing.kind]
+    for i in rng.permutation(len(known))[:2]:
+        name, thing = known[i]
+        yield _ask(rng, "color", "color", thing.color, a=name)
+
+
+def _where(scene: WorldScene, rng) -> Iterator[Question]:
+    known = references(scene)
+    for i in rng.permutation(len(known))[:2]:
+        name, thing = known[i]
+        yield _ask(rng, "where", "where", thing.side, a=name)
+
+
+def _left_of(scene: WorldScene, rng) -> Iterator[Question]:
+    known = references(scene)
+    pairs = [(a, b) for a in known for b in known if a[1] is not b[1]]
+    for i in rng.permutation(len(pairs))[:2]:
+        (name_a, a), (name_b, b) = pairs[i]
+        left = bool(rng.random() < 0.5)
+        wording = "left of" if left else "right of"
+        yield _ask(rng, "left of", wording, _yes((a.x < b.x) == left), a=name_a, b=name_b)
+
+
+def _nearest(scene: WorldScene, rng) -> Iterator[Question]:
+    bases = sorted((thing.base for thing in scene.objects), reverse=True)
+    nearest = scene.nearest
+    if nearest and (len(bases) == 1 or bases[0] - bases[1] >= NEAREST_MARGIN):
+        yield _ask(rng, "nearest", "nearest", with_article(nearest.name))
+
+
+def _sign(scene: WorldScene, rng) -> Iterator[Question]:
+    signs = [thing for thing in scene.objects if thing.kind == "sign"]
+    if len(signs) == 1:
+        yield _ask(rng, "sign", "sign", f"{signs[0].number:02d}")
+    elif not signs and rng.random() < 0.15:
+        yield _ask(rng, "absent", "sign", "there is no sign")
+    else:
+        names = Counter(thing.name for thing in signs)
+        for thing in signs:
+            if names[thing.name] == 1:
+                text = _ask(rng, "sign", "sign", "").text
+                colored = text.replace("the sign", f"the {thing.name}")
+                yield Question("sign", colored, f"{thing.number:02d}")
+
+
+def _ground(scene: WorldScene, rng) -> Iterator[Question]:
+    yield _ask(rng, "ground", "ground", scene.ground)
+
+
+def _sky(scene: WorldScene, rng) -> Iterator[Question]:
+    yield _ask(rng, "sky", "sky", scene.sky)
+
+
+def _path(scene: WorldScene, rng) -> Iterator[Question]:
+    yield _ask(rng, "path", "path clear", _yes(scene.path_clear))
+    yield _ask(rng, "path", "path blocked", _yes(not scene.path_clear))
+
+
+def _absent(scene: WorldScene, rng) -> Iterator[Question]:
+    """Questions that take for granted what is not there: a robot must be told, not obliged."""
+    present = {thing.kind for thing in scene.objects}
+    missing = [kind for kind in KINDS if kind not in present]
+    if missing and rng.random() < 0.5:
+        kind = str(rng.choice(missing))
+        wording = "color" if rng.random() < 0.5 else "where"
+        yield _ask(rng, "absent", wording, f"there is no {kind}", a=kind)
+
+
+def _describe(scene: WorldScene, rng) -> Iterator[Question]:
+    if len(scene.objects) <= 6:
+        yield _ask(rng, "describe", "describe", describe(scene))
+
+
+_MAKERS: tuple[Callable[[WorldScene, np.random.Generator], Iterator[Question]], ...] = (
+    _exists,
+    _exists_color,
+    _count,
+    _color,
+    _where,
+    _left_of,
+    _nearest,
+    _sign,
+    _ground,
+    _sky,
+    _path,
+    _absent,
+    _describe,
+)
+
+
+def vocabulary() -> list[str]:
+    """Every word that a question or an answer of the world can hold, in a fixed order."""
+    texts = [w for options in WORDINGS.values() for w in options]
+    texts += ["there is no under a an clear sky with and on in the left center right yes no"]
+    words = {w for text in texts for w in text.replace("{a}", "").replace("{b}", "").replace("{s}", "").split()}
+    bare = {w.strip("?.,") for w in words}
+    named = {*KINDS, *COLORS, *PLURALS.values(), "objects", "grass", "gravel", "asphalt", "sand", "snow"}
+    named |= {"clear", "overcast", "dusk", "left", "center", "right"}
+    return sorted((bare | named) - {""})
