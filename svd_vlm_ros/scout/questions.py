@@ -13,7 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .world import COLORS, KINDS, PALETTE, SIZE, WorldObject, WorldScene
+from .world import (
+    COLORS,
+    GROUNDS,
+    KINDS,
+    PALETTE,
+    SIDES,
+    SIZE,
+    SKIES,
+    WorldObject,
+    WorldScene,
+    clear_count,
+    clear_order,
+    clear_path_state,
+    clear_side,
+)
 
 NEAREST_MARGIN = 0.03 * SIZE  # the nearest thing is asked for only where it leads by this many pixels
 
@@ -250,6 +264,8 @@ def _exists_color(scene: WorldScene, rng) -> Iterator[Question]:
 
 
 def _count(scene: WorldScene, rng) -> Iterator[Question]:
+    if not clear_count(scene):
+        return
     kinds = Counter(thing.kind for thing in scene.objects)
     for kind in rng.choice(sorted(kinds), 1) if kinds else ():
         yield _ask(rng, "count", "count", str(kinds[str(kind)]), s=PLURALS[str(kind)])
@@ -268,7 +284,7 @@ def _color(scene: WorldScene, rng) -> Iterator[Question]:
 
 
 def _where(scene: WorldScene, rng) -> Iterator[Question]:
-    known = references(scene)
+    known = [(name, thing) for name, thing in references(scene) if clear_side(thing)]
     for i in rng.permutation(len(known))[:2]:
         name, thing = known[i]
         yield _ask(rng, "where", "where", thing.side, a=name)
@@ -276,7 +292,7 @@ def _where(scene: WorldScene, rng) -> Iterator[Question]:
 
 def _left_of(scene: WorldScene, rng) -> Iterator[Question]:
     known = references(scene)
-    pairs = [(a, b) for a in known for b in known if a[1] is not b[1]]
+    pairs = [(a, b) for a in known for b in known if clear_order(a[1], b[1])]
     for i in rng.permutation(len(pairs))[:2]:
         (name_a, a), (name_b, b) = pairs[i]
         left = bool(rng.random() < 0.5)
@@ -315,6 +331,8 @@ def _sky(scene: WorldScene, rng) -> Iterator[Question]:
 
 
 def _path(scene: WorldScene, rng) -> Iterator[Question]:
+    if not clear_path_state(scene):
+        return
     yield _ask(rng, "path", "path clear", _yes(scene.path_clear))
     yield _ask(rng, "path", "path blocked", _yes(not scene.path_clear))
 
@@ -330,7 +348,9 @@ def _absent(scene: WorldScene, rng) -> Iterator[Question]:
 
 
 def _describe(scene: WorldScene, rng) -> Iterator[Question]:
-    if len(scene.objects) <= 6:
+    row = sorted(scene.objects, key=lambda thing: thing.x)
+    told_apart = all(clear_order(a, b) for a, b in zip(row, row[1:], strict=False))
+    if len(row) <= 6 and told_apart and all(map(clear_side, row)) and clear_count(scene):
         yield _ask(rng, "describe", "describe", describe(scene))
 
 
@@ -357,6 +377,5 @@ def vocabulary() -> list[str]:
     texts += ["there is no under a an clear sky with and on in the left center right yes no"]
     words = {w for text in texts for w in text.replace("{a}", "").replace("{b}", "").replace("{s}", "").split()}
     bare = {w.strip("?.,") for w in words}
-    named = {*KINDS, *COLORS, *PLURALS.values(), "objects", "grass", "gravel", "asphalt", "sand", "snow"}
-    named |= {"clear", "overcast", "dusk", "left", "center", "right"}
+    named = {*KINDS, *COLORS, *PLURALS.values(), *GROUNDS, *SKIES, *SIDES, "objects"}
     return sorted((bare | named) - {""})

@@ -74,7 +74,8 @@ def render(scene: WorldScene) -> np.ndarray:
     if scene.sky == "dusk":
         out *= DUSK_TINT
     if scene.noise > 0:
-        out += _white_noise(rng, SIZE * 3).reshape(out.shape) * scene.noise
+        sensor = np.random.default_rng((scene.seed, scene.frame, 2))
+        out += _white_noise(sensor, SIZE * 3).reshape(out.shape) * scene.noise
     return np.clip(out + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -9,7 +9,6 @@ Units: pixels of the 336 x 336 picture, x to the right, y down, light as a facto
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -115,6 +114,7 @@ class WorldScene:
     objects: tuple[WorldObject, ...]
     light: float = 1.0
     noise: float = 0.0  # standard deviation of the sensor noise, in steps of 255
+    frame: int = 0  # number of the picture in a drive: the noise is new in each one
 
     def blocks(self, thing: WorldObject) -> bool:
         """Whether the object's foot stands on the path."""
@@ -129,6 +129,31 @@ class WorldScene:
     @property
     def nearest(self) -> WorldObject | None:
         return max(self.objects, key=lambda thing: thing.base, default=None)
+
+
+def clear_side(thing: WorldObject) -> bool:
+    """Whether the object's middle is far enough from the border between two sides to say on which one it is."""
+    return min(abs(thing.x - SIZE / 3), abs(thing.x - 2 * SIZE / 3)) >= SIDE_MARGIN
+
+
+def clear_order(a: WorldObject, b: WorldObject) -> bool:
+    """Whether one of the two is clearly left of the other."""
+    return abs(a.x - b.x) >= COLUMN_GAP
+
+
+def clear_path_state(scene: WorldScene) -> bool:
+    """Whether every object is clearly on the path or clearly beside it."""
+    return not any(at_path_edge(scene, thing) for thing in scene.objects)
+
+
+def clear_count(scene: WorldScene) -> bool:
+    """Whether every object can be seen: none mostly behind another or mostly outside."""
+    for i, thing in enumerate(scene.objects):
+        if _outside(thing) > 0.3 * thing.width:
+            return False
+        if any(_hidden_share(thing, other) > 0.45 for other in scene.objects[i + 1 :]):
+            return False
+    return True
 
 
 def foot_width(thing: WorldObject) -> float:
@@ -246,13 +271,11 @@ def _draw_object(scene: WorldScene, signs: float, rng: np.random.Generator) -> W
 def _well_placed(
     scene: WorldScene, thing: WorldObject, others: list[WorldObject], clear: bool, crowd: float
 ) -> bool:
-    x0, x1 = thing.x - thing.width / 2, thing.x + thing.width / 2
-    outside = max(0.0, -x0) + max(0.0, x1 - SIZE)
-    if outside > (0.0 if thing.kind == "sign" else 0.25 * thing.width):
+    if _outside(thing) > (0.0 if thing.kind == "sign" else 0.25 * thing.width):
         return False
-    if min(abs(thing.x - SIZE / 3), abs(thing.x - 2 * SIZE / 3)) < SIDE_MARGIN:
+    if not clear_side(thing):
         return False
-    if _at_path_edge(scene, thing) or (clear and scene.blocks(thing)):
+    if at_path_edge(scene, thing) or (clear and scene.blocks(thing)):
         return False
     for other in others:
         if abs(other.x - thing.x) < COLUMN_GAP * crowd or abs(other.base - thing.base) < 5.0 * crowd:
@@ -262,7 +285,12 @@ def _well_placed(
     return True
 
 
-def _at_path_edge(scene: WorldScene, thing: WorldObject) -> bool:
+def _outside(thing: WorldObject) -> float:
+    """Pixels of the object's width that lie outside the picture."""
+    return max(0.0, thing.width / 2 - thing.x) + max(0.0, thing.x + thing.width / 2 - SIZE)
+
+
+def at_path_edge(scene: WorldScene, thing: WorldObject) -> bool:
     """Neither clearly on the path (a quarter of its foot) nor clearly beside it."""
     left, right = scene.path.at(thing.base, scene.horizon)
     foot = foot_width(thing)
@@ -281,7 +309,3 @@ def _hidden_share(a: WorldObject, b: WorldObject) -> float:
         return 0.0
     return across * down / (far.width * far.height)
 
-
-def is_finite(scene: WorldScene) -> bool:
-    """Whether all coordinates are finite numbers; a moving camera could divide by a distance of zero."""
-    return all(math.isfinite(v) for o in scene.objects for v in (o.x, o.base, o.scale))

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""First stage: the vision tower learns what each patch shows, from the renderer's own labels.
+
+Crowded scenes carry three times the object patches of the world's normal ones, so they teach faster; they make up most
+of the stage's first half. Most background patches are left out of the sequence then (as FLIP does), which halves the
+cost of a picture; the last part of the stage sees every patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..architecture import VISION_WIDTH
+from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, PATCHES, patch_labels, waves
+from ..render import render
+from ..world import KINDS, WorldScene, sample_scene
+from .common import Run, pixel_values, train, training_seed
+
+BATCH = 24
+SPARSE_PATCHES = 224  # patches that a picture of the first part of the stage shows to the tower
+SPARSE_UNTIL = 0.75  # share of the stage
+POOL, USES = 1200, 3  # drawing a scene costs as much as learning from it, so each is shown about three times
+GROUP_WEIGHT = {"shown": 1.0, "color": 1.0, "side": 0.3, "blocks": 0.4, "tens": 0.6, "ones": 0.6}
+GROUP_WEIGHT |= {"ground": 0.3, "sky": 0.3, "anchor": 0.3}
+
+
+class PatchHead(nn.Module):
+    """Reads a patch's attributes off its features: [..., 192] to [..., ATTRIBUTES]. Training only."""
+
+    def __init__(self, width: int = VISION_WIDTH) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, ATTRIBUTES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(self.norm(features))
+
+
+class ScenePictures(IterableDataset):
+    """An endless stream of (picture, classes, measures), drawn from a pool that is renewed as it goes."""
+
+    def __init__(self, seed: int, crowded: float) -> None:
+        self.seed = seed
+        self.crowded = crowded
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        info = get_worker_info()
+        worker, step = (info.id if info else 0), 0
+        rng = np.random.default_rng((worker, self.seed, 3))
+        pool: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        while True:
+            if len(pool) < POOL:
+                pool.append(self._draw(training_seed(worker, step, self.seed), rng))
+                picture, classes, measures = pool[-1]
+                step += 1
+            else:
+                index = int(rng.integers(POOL))
+                picture, classes, measures = pool[index]
+                if rng.random() < 1 / USES:
+                    pool[index] = pool[-1]
+                    pool.pop()
+            yield roughen(picture, rng), classes, measures
+
+    def _draw(
+        self, seed: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if rng.random() < self.crowded:
+            scene = sample_scene(seed, objects=(7, 20), signs=0.4)
+        else:
+            scene = sample_scene(seed, objects=(2, 7), signs=0.15)
+        labels = patch_labels(scene)
+        return render(scene), labels.classes, labels.measures
+
+
+def roughen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Now and then what a camera's path does to a picture: JPEG, a little blur, a change of contrast."""
+    if rng.random() < 0.12:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))]
+        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED)
+    if rng.random() < 0.08:
+        picture = cv2.GaussianBlur(picture, (3, 3), float(rng.uniform(0.4, 0.9)))
+    if rng.random() < 0.15:
+        picture = cv2.convertScaleAbs(
+            picture, alpha=float(rng.uniform(0.85, 1.15)), beta=float(rng.uniform(-12, 12))
+        )
+    return picture
+
+
+def loader(dataset: IterableDataset, batch: int, workers: int) -> Iterator:
+    return iter(
+        DataLoader(dataset, batch_size=batch, num_workers=workers, prefetch_factor=4 if workers else None)
+    )
+
+
+def tower_features(tower: nn.Module, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Layer -2 of the tower without CLS.
+
+    pixels: float [B, 3, 336, 336]; keep: int64 [B, K], patches that are shown to it, or None for all.
+    Returns [B, K or 576, 192].
+    """
+    hidden = tower.embeddings(pixels)
+    if keep is not None:
+        rows = keep[..., None].expand(-1, -1, hidden.shape[-1])
+        hidden = torch.cat((hidden[:, :1], hidden[:, 1:].gather(1, rows)), dim=1)
+    hidden = tower.pre_layrnorm(hidden)
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, attention_mask=None)
+    return hidden[:, 1:]
+
+
+def attribute_loss(out: Tensor, classes: Tensor, measures: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of every label that applies, and the squared error of the measures.
+
+    out: [N, ATTRIBUTES], classes: int64 [N, groups], measures: float [N, 5].
+    """
+    thing = classes[:, 0] < len(KINDS)
+    total = out.new_zeros(())
+    figures: dict[str, float] = {}
+    start = 0
+    for i, (name, count) in enumerate(GROUPS):
+        logits, target = out[:, start : start + count], classes[:, i]
+        start += count
+        if name == "shown":
+            weight = 1.0 + 3.0 * thing
+            total = total + (F.cross_entropy(logits, target, reduction="none") * weight).mean()
+            right = logits.argmax(1) == target
+            figures["kind"] = right[thing].float().mean().item()
+            continue
+        applies = target != count - 1 if name != "anchor" else thing
+        if applies.any():
+            loss = F.cross_entropy(logits[applies], target[applies])
+            total = total + GROUP_WEIGHT[name] * loss
+            if name in ("color", "tens", "ones", "blocks", "side"):
+                right = logits[applies].argmax(1) == target[applies]
+                figures[name] = right.float().mean().item()
+    waved = torch.from_numpy(waves(measures.cpu().numpy())).to(out.device)
+    error = (out[:, CLASSES : CLASSES + MEASURED] - waved).square()
+    total = total + 0.5 * error[thing].mean() + 0.1 * error.mean()
+    figures["place"] = error[thing].mean().item()
+    return total, figures
+
+
+def sparse_choice(classes: Tensor, count: int) -> Tensor:
+    """`count` patches a picture, objects first, the rest at random: int64 [B, count]."""
+    chance = torch.rand(classes.shape[:2], device=classes.device)
+    chance += 2.0 * (classes[..., 0] < len(KINDS))
+    return chance.topk(count, dim=1).indices
+
+
+def train_vision(model: nn.Module, run: Run, crowded: float = 0.75) -> nn.Module:
+    """Trains `model`'s tower; returns the head that reads the labels."""
+    tower, head = model.model.vision_tower, PatchHead()
+    tower.to(run.device), head.to(run.device)
+    held_out = _held_out_batch(run.device)
+
+    def step(batch, share: float):
+        pictures, classes, measures = (x.to(run.device) for x in batch)
+        keep = sparse_choice(classes, SPARSE_PATCHES) if share < SPARSE_UNTIL else None
+        with torch.autocast(run.device.type, torch.bfloat16):
+            out = head(tower_features(tower, pixel_values(pictures), keep)).float()
+        if keep is not None:
+            classes = classes.gather(1, keep[..., None].expand(-1, -1, classes.shape[-1]))
+            measures = measures.gather(1, keep[..., None].expand(-1, -1, measures.shape[-1]))
+        return attribute_loss(out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1))
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        pictures, classes, measures = held_out
+        with torch.autocast(run.device.type, torch.bfloat16):
+            out = head(tower_features(tower, pixel_values(pictures))).float()
+        _, figures = attribute_loss(out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1))
+        return {f"new {name}": value for name, value in figures.items()}
+
+    batches = loader(ScenePictures(run.seed, crowded), BATCH, run.workers)
+    modules: dict[str, nn.Module] = {"tower": tower, "head": head}
+    train("vision", run, modules, {"tower": 1.2e-3, "head": 1.2e-3}, batches, step, validate)
+    return head
+
+
+def _held_out_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """24 normal scenes with seeds just below the held-out ones, which training never reaches either."""
+    scenes = [sample_scene(9_990_000 + i) for i in range(24)]
+    labels = [patch_labels(scene) for scene in scenes]
+    return (
+        torch.from_numpy(np.stack([render(scene) for scene in scenes])).to(device),
+        torch.from_numpy(np.stack([x.classes for x in labels])).to(device),
+        torch.from_numpy(np.stack([x.measures for x in labels])).to(device),
+    )
+
+
+def scene_labels(scenes: list[WorldScene]) -> tuple[np.ndarray, np.ndarray]:
+    """Classes int64 [B, 576, groups] and measures float32 [B, 576, 5] of several scenes."""
+    labels = [patch_labels(scene) for scene in scenes]
+    assert all(len(x.classes) == PATCHES for x in labels)
+    return np.stack([x.classes for x in labels]), np.stack([x.measures for x in labels])
