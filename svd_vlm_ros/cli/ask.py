@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm ask`: one question about one picture, without ROS."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from svd_vlm_ros.cli import options
+from svd_vlm_ros.cli.console import print_json, spinner
+
+
+def ask(
+    image: options.ImagePath,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain English.")],
+    model: options.Model = "scout",
+    precision: options.PrecisionOption = options.Precision.BF16,
+    selector: options.SelectorName = "svd",
+    visual_tokens: options.VisualTokens = "64",
+    token_cap: options.TokenCap = 192,
+    device: options.Device = "auto",
+    choices: Annotated[
+        str,
+        typer.Option(
+            "--choices", metavar="A,B,...", help="Choose among these instead of writing freely."
+        ),
+    ] = "",
+    max_new_tokens: options.MaxNewTokens = 64,
+    overlay: options.Overlay = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Ask one question about one picture.
+
+    Prints the answer, its confidence, how many visual tokens were kept, and the time of every
+    stage.
+
+    Example:  svd-vlm ask photo.jpg 'is the path clear?' --choices yes,no --overlay kept.png
+    """
+    budget = options.parse_visual_tokens(visual_tokens)
+    offered = [choice.strip() for choice in choices.split(",")] if choices else []
+    if offered and (len(offered) < 2 or not all(offered)):
+        raise typer.BadParameter("--choices needs two or more, parted by commas: --choices yes,no")
+
+    from svd_vlm_ros.cli import report
+    from svd_vlm_ros.cli.picture import read_picture
+
+    picture = read_picture(image)
+    engine, load_seconds = options.load_engine(
+        model, precision, selector, budget, token_cap, device
+    )
+    try:
+        with spinner("Looking at the picture"):
+            scene = engine.see(picture)
+        with spinner("Answering"):
+            if offered:
+                answer = engine.choose(scene, question, offered)
+            else:
+                answer = engine.ask(scene, question, max_new_tokens=max_new_tokens)
+        if overlay:
+            report.write_overlay(overlay, picture, scene, question, answer)
+        record = report.answer_record(
+            engine.info, scene, answer, load_seconds, image, question, offered
+        )
+    finally:
+        engine.close()
+    if as_json:
+        print_json(record)
+    else:
+        report.print_answer(record)

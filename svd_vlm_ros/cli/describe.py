@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm describe`: one picture in words, without ROS."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from svd_vlm_ros.cli import options
+from svd_vlm_ros.cli.console import print_json, spinner
+
+
+def describe(
+    image: options.ImagePath,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", help="Ask for the description in other words than the model's own."
+        ),
+    ] = None,
+    model: options.Model = "scout",
+    precision: options.PrecisionOption = options.Precision.BF16,
+    selector: options.SelectorName = "svd",
+    visual_tokens: options.VisualTokens = "64",
+    token_cap: options.TokenCap = 192,
+    device: options.Device = "auto",
+    max_new_tokens: options.MaxNewTokens = 128,
+    overlay: options.Overlay = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Describe one picture in words.
+
+    Example:  svd-vlm describe photo.jpg --visual-tokens 128
+    """
+    budget = options.parse_visual_tokens(visual_tokens)
+
+    from svd_vlm_ros.cli import report
+    from svd_vlm_ros.cli.picture import read_picture
+
+    picture = read_picture(image)
+    engine, load_seconds = options.load_engine(
+        model, precision, selector, budget, token_cap, device
+    )
+    try:
+        with spinner("Looking at the picture"):
+            scene = engine.see(picture)
+        with spinner("Describing"):
+            answer = engine.describe(scene, prompt, max_new_tokens=max_new_tokens)
+        if overlay:
+            report.write_overlay(overlay, picture, scene, prompt or "", answer)
+        record = report.answer_record(engine.info, scene, answer, load_seconds, image, prompt or "")
+    finally:
+        engine.close()
+    if as_json:
+        print_json(record)
+    else:
+        report.print_answer(record)

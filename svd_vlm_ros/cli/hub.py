@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetching a model from a hub into its usual cache, and proving that every byte arrived.
+
+The way of a download: `list_files` (one question to the hub) -> `fetch_config` (a wrong kind of
+model is refused before its gigabytes come) -> `fetch_weights` (large files, resumed where an
+earlier run ended) -> `fetch_rest` (small files, and the cache's own book-keeping) -> `damaged`
+(size and checksum of every file).
+
+huggingface_hub starts an interrupted file anew. A robot's radio link can't bring 5 GB in one piece,
+so the large files go through `fetch_weights`, which keeps what has arrived and asks for the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_vlm_ros.cli.console import gigabytes
+from svd_vlm_ros.errors import UserError
+
+WANTED_ENDINGS = (".safetensors", ".json")
+WANTED_NAMES = ("tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja")
+CHUNK = 1 << 22  # bytes read at a time for a checksum
+Count = Callable[[int], object]
+"""Called with the number of bytes that were done."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a model: its size in bytes, the sha256 of a large file, git's sha1 of a small
+    one.
+    """
+
+    name: str
+    size: int
+    sha256: str | None
+    git_sha1: str | None
+
+    @property
+    def large(self) -> bool:
+        """Whether the hub keeps it in its large-file storage, under its sha256."""
+        return self.sha256 is not None
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What a hub holds of a model at one commit: only the files that are wanted here."""
+
+    name: str
+    revision: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all wanted files."""
+        return sum(file.size for file in self.files)
+
+
+def list_files(model: str, revision: str) -> HubModel:
+    """What a model consists of. `UserError`: unknown, gated, offline, no safetensors."""
+    from huggingface_hub import HfApi
+
+    with _sentences(model, revision):
+        info = HfApi().model_info(model, revision=revision, files_metadata=True)
+    files = []
+    for found in info.siblings or ():
+        name = found.rfilename
+        if name.endswith(WANTED_ENDINGS) or Path(name).name in WANTED_NAMES:
+            sha256 = found.lfs.sha256 if found.lfs else None
+            files.append(HubFile(name, found.size or 0, sha256, found.blob_id))
+    names = {file.name for file in files}
+    if "config.json" not in names:
+        raise UserError(f"{model} has no config.json: it is no model that transformers could load.")
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"{model} has no safetensors weights, and pickled ones are never loaded: take another."
+        )
+    return HubModel(model, revision, info.sha or revision, tuple(files))
+
+
+def fetch_config(model: HubModel) -> None:
+    """Fetch config.json and refuse what is no LLaVA-1.5, before its weights are fetched."""
+    from huggingface_hub import hf_hub_download
+
+    with _sentences(model.name, model.revision):
+        path = hf_hub_download(model.name, "config.json", revision=model.commit)
+    try:
+        config = json.loads(Path(path).read_text())
+    except ValueError:
+        Path(path).unlink()
+        raise UserError(f"The config.json of {model.name} is broken: try again later.") from None
+    check_config(model.name, config)
+
+
+def check_config(name: str, config: Any) -> None:
+    """Raise `UserError` unless a config.json describes a CLIP tower and a Llama language model."""
+    parts = config if isinstance(config, dict) else {}
+    kind = parts.get("model_type")
+    vision = (parts.get("vision_config") or {}).get("model_type")
+    text = (parts.get("text_config") or {}).get("model_type")
+    if kind != "llava" or vision != "clip_vision_model" or text not in ("llama", "vicuna"):
+        raise UserError(
+            f"{name} is a '{kind}' model (vision: {vision}, text: {text}), not LLaVA-1.5 with a CLIP "
+            "tower and a Llama language model: try llava-hf/llava-1.5-7b-hf."
+        )
+
+
+def check_space(model: HubModel) -> None:
+    """Raise `UserError` where the disk of the cache has no room for what is still to come."""
+    blobs = _cache_folder(model) / "blobs"
+    missing = model.size
+    for file in model.files:
+        for name in (file.sha256 or file.git_sha1 or "", f"{file.sha256}.part"):
+            if (blobs / name).is_file():
+                missing -= (blobs / name).stat().st_size
+    parent = next(folder for folder in (blobs, *blobs.parents) if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if missing > free:
+        raise UserError(
+            f"{model.name} needs {gigabytes(missing)} more, but the disk of {parent} has "
+            f"{gigabytes(free)} left: free some, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def fetch_weights(model: HubModel, count: Count) -> None:
+    """Fetch the large files into the cache, each continued where an earlier, interrupted run ended.
+
+    `count` is called with the bytes that arrive, and with those that are there already.
+    """
+    blobs = _cache_folder(model) / "blobs"
+    for file in model.files:
+        if not file.large:
+            continue
+        blob = blobs / str(file.sha256)
+        if blob.exists():
+            count(file.size)
+            continue
+        _make_folder(blobs)
+        part = blobs / f"{file.sha256}.part"
+        with _sentences(model.name, model.revision), _CountedFile(part, count) as target:
+            _lock(target, file.name)
+            if target.size() > file.size:
+                target.truncate(0)
+            count(target.size())
+            target.seek(0, io.SEEK_END)
+            _continue(model, file, target)
+        part.replace(blob)
+
+
+def _continue(model: HubModel, file: HubFile, target: _CountedFile) -> None:
+    """Append what is missing of a file. Where the line is cut, huggingface_hub tries again."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    http_get(
+        hf_hub_url(model.name, file.name, revision=model.commit),
+        target,  # type: ignore[arg-type]
+        resume_size=target.size(),
+        headers=build_hf_headers(),
+        expected_size=file.size,
+        displayed_filename=file.name,
+    )
+
+
+def fetch_rest(model: HubModel) -> Path:
+    """Fetch the small files and let huggingface_hub link all files into its snapshot folder."""
+    from huggingface_hub import snapshot_download
+
+    with _sentences(model.name, model.revision):
+        folder = snapshot_download(
+            model.name,
+            revision=model.revision,  # by its name, so that the cache knows what e.g. "main" is
+            allow_patterns=[file.name for file in model.files],
+        )
+    if Path(folder).name != model.commit:
+        raise UserError(f"{model.name} was changed during the download: run the command again.")
+    return Path(folder)
+
+
+def damaged(model: HubModel, folder: Path, count: Count) -> list[HubFile]:
+    """The files whose size or checksum is not the hub's. `count` is told the bytes read."""
+    return [file for file in model.files if not _is_whole(folder / file.name, file, count)]
+
+
+def _is_whole(path: Path, file: HubFile, count: Count) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if file.sha256:
+        digest, wanted = hashlib.sha256(), file.sha256
+    elif file.git_sha1:
+        # git's checksum of a small file: sha1 over a header and the content
+        digest, wanted = hashlib.sha1(f"blob {file.size}\0".encode()), file.git_sha1
+    else:
+        return True
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            count(len(chunk))
+    return digest.hexdigest() == wanted
+
+
+def remove(folder: Path, file: HubFile) -> None:
+    """Remove a damaged file from the cache: its entry, and the content that the entry points to."""
+    entry = folder / file.name
+    content = entry.resolve()
+    entry.unlink(missing_ok=True)
+    content.unlink(missing_ok=True)
+
+
+def _cache_folder(model: HubModel) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=model.name, repo_type="model")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Can't write to {folder} ({error.strerror}): set HF_HOME to a folder of yours."
+        ) from error
+
+
+def _lock(target: _CountedFile, name: str) -> None:
+    """Two runs that append to one file would spoil it. The lock ends with the process."""
+    try:
+        fcntl.flock(target.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"Another download of {name} is running: wait for it to end.") from None
+
+
+class _CountedFile(io.FileIO):
+    """A file that is appended to and tells how many bytes came."""
+
+    def __init__(self, path: Path, count: Count) -> None:
+        super().__init__(path, "a+b")
+        self._count = count
+
+    def write(self, data: Any) -> int:
+        written = super().write(data)
+        self._count(written)
+        return written
+
+    def size(self) -> int:
+        return os.fstat(self.fileno()).st_size
+
+    def truncate(self, size: int | None = None) -> int:
+        before = self.size()
+        after = super().truncate(size)
+        self._count(after - before)
+        return after
+
+
+@contextmanager
+def _sentences(model: str, revision: str) -> Iterator[None]:
+    """Turn what can go wrong between here and a hub into one sentence each."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.HFValidationError:
+        raise UserError(
+            f"'{model}' is neither a folder nor a hub id such as llava-hf/llava-1.5-7b-hf."
+        ) from None
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{model} is gated: accept its terms at {constants.ENDPOINT}/{model}, then log in with "
+            "'hf auth login' or set HF_TOKEN."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{model} has no revision '{revision}'.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{constants.ENDPOINT} knows no model {model}: check the name; if it is private, "
+            "set HF_TOKEN."
+        ) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UserError(
+            "HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it for this command."
+        ) from error
+    except Exception as error:
+        raise UserError(_network_sentence(model, error, constants.ENDPOINT)) from error
+
+
+def _network_sentence(model: str, error: BaseException, endpoint: str) -> str:
+    """What to say of errors that huggingface_hub has no class for; its HTTP library has changed
+    twice.
+    """
+    import errno
+
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "The disk is full: free some space, then run the command again; it continues."
+        if isinstance(cause, PermissionError):
+            return f"Can't write to {cause.filename}: set HF_HOME to a folder of yours."
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"Could not fetch {model} from {endpoint} ({reason}): check the network and run the command "
+        "again; what has arrived is kept."
+    )

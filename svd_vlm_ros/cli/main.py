@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm`: the door to all commands; turns a `UserError` into one line and exit status 1.
+
+Exit statuses: 0 it worked; 1 it failed, with one line on stderr; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from svd_vlm_ros import __version__
+from svd_vlm_ros.cli import ask, demo, describe, doctor, download
+from svd_vlm_ros.cli.console import print_error
+from svd_vlm_ros.errors import UserError
+
+
+class Commands(TyperGroup):
+    """A group of commands whose mistakes end in one clear line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command; a `UserError` goes to stderr and ends with status 1."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print_error(str(error))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="svd-vlm",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command("ask")(ask.ask)
+app.command("describe")(describe.describe)
+app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
+app.command("download")(download.download)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"svd-vlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example:  svd-vlm ask photo.jpg 'is the path clear?'")
+def svd_vlm(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Ask a robot's pictures questions: LLaVA with SVD-Prune and quantized weights."""
+
+
+def main() -> None:
+    """Run `svd-vlm`; the console script and `python -m svd_vlm_ros.cli.main` come here."""
+    app(prog_name="svd-vlm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that several commands share, and the engine that they describe."""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svd_vlm_ros.cli.console import print_warning, spinner
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.engine import SceneEngine
+
+DEFAULT_HUB_MODEL = "llava-hf/llava-1.5-7b-hf"
+
+
+class Precision(str, Enum):
+    """How the weights are kept: 32 or 16 bits, or quantized by bitsandbytes."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+def parse_visual_tokens(text: str) -> int | float:
+    """Read a budget: `64` keeps 64 tokens; a number with a point, `0.9`, is an energy in (0, 1]."""
+    try:
+        tokens = int(text)
+    except ValueError:
+        tokens = None
+    if tokens is not None:
+        if tokens < 1:
+            raise typer.BadParameter("keep at least 1 visual token")
+        return tokens
+    try:
+        energy = float(text)
+    except ValueError:
+        energy = -1.0
+    if not 0 < energy <= 1:
+        raise typer.BadParameter(
+            f"'{text}' is neither a number of tokens, such as 64, nor an energy above 0 and up to 1.0, "
+            "such as 0.9"
+        )
+    return energy
+
+
+ImagePath = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="A picture that OpenCV reads: JPEG, PNG, ...")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="scout (comes with this package, knows its own drawn world), hub id or folder of a "
+        f"LLaVA-1.5 model such as {DEFAULT_HUB_MODEL}, random:tiny or random:llava-1.5-7b.",
+    ),
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="Weights: int8 and int4 need bitsandbytes.")
+]
+SelectorName = Annotated[
+    str, typer.Option("--selector", help="How the visual tokens are chosen: svd, none, ...")
+]
+VisualTokens = Annotated[
+    str,
+    typer.Option(
+        "--visual-tokens",
+        metavar="N|ENERGY",
+        help="Visual tokens to keep: a number, or an energy such as 0.9 (see --token-cap).",
+    ),
+]
+TokenCap = Annotated[
+    int, typer.Option("--token-cap", min=1, help="The most tokens that an energy may keep.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="The longest answer, in tokens.")
+]
+Overlay = Annotated[
+    Path | None,
+    typer.Option(
+        "--overlay", metavar="PNG", help="Also draw the kept patches and the answer into this file."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def load_engine(
+    model: str,
+    precision: Precision,
+    selector: str,
+    visual_tokens: int | float,
+    token_cap: int,
+    device: str,
+) -> tuple[SceneEngine, float]:
+    """Load the engine with a spinner. Returns it with the seconds that it took.
+
+    Raises `UserError` where the model is not on this machine or an option is not known.
+    """
+    with spinner(f"Loading {model} ({precision.value})"):
+        from svd_vlm_ros.engine import SceneEngine  # imports torch: only when it is needed
+
+        begun = time.perf_counter()
+        engine = SceneEngine.load(
+            model,
+            precision=precision.value,
+            selector=selector,
+            visual_tokens=visual_tokens,
+            token_cap=token_cap,
+            device=device,
+        )
+        seconds = time.perf_counter() - begun
+    if engine.info.random_weights:
+        print_warning(
+            f"{model} has random weights: its answers are noise, only times mean something."
+        )
+    return engine, seconds

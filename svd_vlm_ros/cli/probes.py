@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `svd-vlm doctor` tries in processes of their own: each of these may crash or hang.
+
+`python -m svd_vlm_ros.cli.probes NAME [ARGUMENTS]` prints one line of JSON: what was found, or
+{"error": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def numpy_opencv() -> Found:
+    """NumPy and OpenCV together: a picture to JPEG and back."""
+    import cv2
+    import numpy as np
+
+    picture = np.full((16, 16, 3), 128, np.uint8)
+    done, data = cv2.imencode(".jpg", picture)
+    back = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return {
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "jpeg": bool(done) and back is not None and int(abs(back.astype(int) - 128).max()) <= 2,
+    }
+
+
+def ros() -> Found:
+    """rclpy and its middleware."""
+    import rclpy
+
+    return {"rmw": rclpy.get_rmw_implementation_identifier()}
+
+
+def interfaces() -> Found:
+    """The compiled interfaces of this package, loaded as rclpy loads them."""
+    from rclpy.type_support import check_for_type_support
+
+    from svd_vlm_ros.msg import InferenceStats, SceneDescription
+    from svd_vlm_ros.srv import AskScene
+
+    for interface in (InferenceStats, SceneDescription, AskScene):
+        check_for_type_support(interface)
+    return {"interfaces": ["AskScene", "SceneDescription", "InferenceStats"]}
+
+
+def cv_bridge() -> Found:
+    """cv_bridge with a real conversion: compiled against another NumPy it aborts or raises."""
+    import numpy as np
+    from cv_bridge import CvBridge
+
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    bridge = CvBridge()
+    back = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(picture, "rgb8"), "rgb8")
+    return {"numpy": np.__version__, "same": bool((back == picture).all())}
+
+
+def torch() -> Found:
+    """torch and the devices that it can compute on."""
+    import torch as library
+
+    devices = []
+    if library.cuda.is_available():
+        for index in range(library.cuda.device_count()):
+            properties = library.cuda.get_device_properties(index)
+            devices.append(
+                {
+                    "name": properties.name,
+                    "capability": f"{properties.major}.{properties.minor}",
+                    "memory": properties.total_memory,
+                }
+            )
+        product = library.ones(8, 8, device="cuda") @ library.ones(8, 8, device="cuda")
+        if float(product.sum()) != 512.0:
+            raise RuntimeError("a product on the GPU is wrong")
+    return {
+        "torch": library.__version__,
+        "cuda": library.version.cuda,
+        "devices": devices,
+        "threads": library.get_num_threads(),
+        "packages": {name: _version(name) for name in ("transformers", "bitsandbytes")},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def product(kind: str, device: str) -> Found:
+    """One real quantized product through bitsandbytes, for 1 row (decode) and 64 rows (prefill).
+
+    `kind` is int8 or int4 (NF4), with the same settings as the engine. The error is relative to the
+    product with
+    the float32 weights: |y - y'| / |y| over all elements.
+    """
+    import torch as library
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    library.manual_seed(0)
+    weights = library.randn(256, 512)
+    inputs = library.randn(64, 512)
+    if kind == "int8":
+        layer = Linear8bitLt(512, 256, bias=False, has_fp16_weights=False, threshold=0.0)
+        half = library.float16
+    else:
+        half = library.bfloat16
+        layer = Linear4bit(512, 256, bias=False, compute_dtype=half, quant_type="nf4")
+    layer.load_state_dict({"weight": weights})
+    layer = layer.to(device).eval()
+    begun = time.perf_counter()
+    errors = []
+    with library.inference_mode():
+        for rows in (1, 64):
+            got = layer(inputs[:rows].to(device, half)).float().cpu()
+            wanted = inputs[:rows] @ weights.T
+            errors.append(float((got - wanted).norm() / wanted.norm()))
+    return {"error_of_product": max(errors), "seconds": time.perf_counter() - begun}
+
+
+def cameras(seconds: str) -> Found:
+    """The image topics on the graph: publishers' QoS, and the pictures that come in `seconds`."""
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.qos import qos_profile_sensor_data
+    from rclpy.serialization import deserialize_message
+    from sensor_msgs.msg import CompressedImage, Image
+
+    kinds = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
+    rclpy.init()
+    node = rclpy.create_node(f"svd_vlm_doctor_{os.getpid()}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    arrived: dict[str, list[float]] = {}
+    first: dict[str, bytes] = {}
+    types: dict[str, str] = {}
+
+    def receive(topic: str) -> Callable[[bytes], None]:
+        def take(data: bytes) -> None:
+            arrived[topic].append(time.monotonic())
+            first.setdefault(topic, data)
+
+        return take
+
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        for topic, published in node.get_topic_names_and_types():
+            kind = next((name for name in published if name in kinds), None)
+            if kind and topic not in types and node.count_publishers(topic):
+                types[topic], arrived[topic] = kind, []
+                # raw: a picture is counted, not decoded; best effort: matches every publisher
+                node.create_subscription(
+                    kinds[kind], topic, receive(topic), qos_profile_sensor_data, raw=True
+                )
+        executor.spin_once(timeout_sec=0.05)
+
+    found = []
+    for topic, kind in sorted(types.items()):
+        picture = deserialize_message(first[topic], kinds[kind]) if topic in first else None
+        times = arrived[topic]
+        span = times[-1] - times[0] if len(times) > 1 else 0.0
+        found.append(
+            {
+                "topic": topic,
+                "type": kind.rsplit("/", 1)[-1],
+                "publishers": [
+                    {
+                        "node": info.node_name,
+                        "reliability": info.qos_profile.reliability.name.lower(),
+                        "durability": info.qos_profile.durability.name.lower(),
+                    }
+                    for info in node.get_publishers_info_by_topic(topic)
+                ],
+                "pictures": len(times),
+                "rate": (len(times) - 1) / span if span > 0 else None,
+                "format": _format(picture),
+            }
+        )
+    return {"cameras": found}
+
+
+def _format(picture: Any) -> str | None:
+    """`640x480 rgb8`, or the format of a compressed picture."""
+    if picture is None:
+        return None
+    if hasattr(picture, "encoding"):
+        return f"{picture.width}x{picture.height} {picture.encoding}"
+    return str(picture.format)
+
+
+PROBES: dict[str, Callable[..., Found]] = {
+    "numpy_opencv": numpy_opencv,
+    "ros": ros,
+    "interfaces": interfaces,
+    "cv_bridge": cv_bridge,
+    "torch": torch,
+    "product": product,
+    "cameras": cameras,
+}
+
+
+def main() -> None:
+    """Run one probe and print what it found as the last line."""
+    name, *arguments = sys.argv[1:]
+    try:
+        found = PROBES[name](*arguments)
+    except BaseException as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    print("\n" + json.dumps(found), flush=True)
+    os._exit(0)  # what was found counts, not whether a library can tidy up after itself
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running parts of this package in processes of their own, and ending them for certain."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import site
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+INTERRUPT_GRACE = 5.0  # s that a process has after SIGINT to end by itself
+TERMINATE_GRACE = 2.0  # s after SIGTERM, before SIGKILL
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
+
+_libc = ctypes.CDLL(None)
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package with this Python."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """The environment for a child that must import this very package. `None` removes a variable."""
+    known: dict[str, str | None] = {**os.environ, **(changes or {})}
+    home = str(Path(__file__).resolve().parents[2])
+    found = [*site.getsitepackages(), site.getusersitepackages()]
+    found += (known.get("PYTHONPATH") or "").split(os.pathsep)
+    if home not in {str(Path(folder).resolve()) for folder in found if folder}:
+        known["PYTHONPATH"] = os.pathsep.join(filter(None, (known.get("PYTHONPATH"), home)))
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def start(
+    command: Sequence[str], log: IO[bytes], changes: Mapping[str, str | None] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own: Ctrl-C reaches us alone, and we end it in order.
+
+    Linux ends it, too, should this process be killed. Its output goes to `log`. It runs in the root
+    folder: a checkout of this package in the current folder would hide the installed one, which has
+    the interfaces.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment(changes),
+        cwd="/",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 (called before any thread is started)
+    )
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """End processes: SIGINT, then SIGTERM, then SIGKILL. Returns when they are gone."""
+    left = list(processes)
+    for wanted, grace in (
+        (signal.SIGINT, INTERRUPT_GRACE),
+        (signal.SIGTERM, TERMINATE_GRACE),
+        (signal.SIGKILL, None),
+    ):
+        left = [process for process in left if process.poll() is None]
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, wanted)
+        end = None if grace is None else time.monotonic() + grace
+        for process in left:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(None if end is None else max(end - time.monotonic(), 0))
