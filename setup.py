@@ -101,7 +101,7 @@ WHEEL_PYTHONS = ((3, 10), (3, 13))  # first and last CPython that the ROS wheels
 DISTRO_VARIABLE = "SVD_VLM_ROS_DISTRO"
 
 # Python packages that the generators import, and NumPy's headers. A ROS installation has them from
-# apt, out of reach of pip's build environment. Every supported distribution came out with EmPy 3.3.4.
+# apt, out of reach of pip's build environment. Ubuntu's EmPy is 3.3.4 under every distribution.
 GENERATORS_IMPORT = ["catkin_pkg>=1.0", "empy==3.3.4", "lark-parser>=0.12", "numpy>=2.0"]
 
 # What CMake installs but a wheel must not hold: caches, generated C sources, the generators' own
@@ -134,8 +134,8 @@ def chosen_wheels() -> str | None:
         sourced = os.environ.get("ROS_DISTRO", "")
         if wish and wish != sourced:
             sys.exit(
-                f"ROS 2 {sourced} is sourced, but {DISTRO_VARIABLE}={wish} asks for wheels: unset it "
-                "to use the sourced ROS, or install from a shell in which no ROS is sourced."
+                f"ROS 2 {sourced} is sourced, but {DISTRO_VARIABLE}={wish} asks for wheels: unset "
+                "it to use the sourced ROS, or install from a shell in which no ROS is sourced."
             )
         return None
     first, last = WHEEL_PYTHONS
@@ -161,10 +161,10 @@ def build_requirements(wheels: str | None) -> list[str]:
 
 
 def build_environment(wheels: str | None) -> dict[str, str]:
-    """The environment CMake runs in: it says where the ROS packages and their Python modules are."""
+    """The environment CMake runs in, which says where ROS and its Python modules are."""
     env = dict(os.environ)
     if wheels:
-        # Build requirements share a prefix: pip's temporary one or, not isolated, the environment's.
+        # The build requirements share a prefix: pip's temporary one or the environment's own.
         found = importlib.util.find_spec("ament_package")
         if found is None or found.origin is None:
             sys.exit(
@@ -203,7 +203,7 @@ class CMakeBuild(Command):
             sys.exit("Python.h is missing: install Python's headers (Debian, Ubuntu: python3-dev).")
         commands = self.get_finalized_command("build")
         scratch, stage = Path(commands.build_temp, "cmake"), Path(commands.build_temp, "stage")
-        env = build_environment(DISTRO)
+        env = build_environment(WHEELS_DISTRO)
         configure = [
             "cmake",
             "-S",
@@ -228,7 +228,7 @@ class CMakeBuild(Command):
         self.sort(stage, Path(commands.build_lib))
 
     def sort(self, stage: Path, build_lib: Path) -> None:
-        """The Python package goes to the wheel's root, all else to its data, placed as in `stage`."""
+        """The Python package goes to the wheel's root, all else to its data, as in `stage`."""
         for pattern in LEFT_OUT:
             for path in list(stage.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -266,7 +266,7 @@ class BinaryDistribution(Distribution):
         return True
 
 
-DISTRO = chosen_wheels()
+WHEELS_DISTRO = chosen_wheels()  # None: ROS 2 is sourced
 
 # Build products stay out of the checkout, so that several environments can be installed from it at
 # once and nothing of an earlier build ends in a wheel.
@@ -276,8 +276,8 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 setup(
     distclass=BinaryDistribution,
     packages=[],
-    install_requires=DEPENDENCIES + (WHEELS[DISTRO]["run"] if DISTRO else []),
-    setup_requires=build_requirements(DISTRO),
+    install_requires=DEPENDENCIES + (WHEELS[WHEELS_DISTRO]["run"] if WHEELS_DISTRO else []),
+    setup_requires=build_requirements(WHEELS_DISTRO),
     cmdclass={"build": Build, "build_cmake": CMakeBuild, "editable_wheel": NoEditable},
     options={"build": {"build_base": SCRATCH}, "egg_info": {"egg_base": SCRATCH}},
 )
