@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from ..architecture import BOS, EOS, LANGUAGE_WIDTH, tokenizer, words
 from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, PATCHES, SHOWN, attributes, patch_labels
@@ -30,8 +31,9 @@ from .common import Run, load_modules, train, training_seed
 
 SCENES = 16  # a batch
 ASKED = 20  # questions a scene, in one sequence
-FEWEST, MOST = 16, 400  # tokens of a subset
-ALL_TOKENS = 0.06  # share of the batches that see all 576
+FEWEST, MOST = 16, 160  # tokens of a subset in this stage; the last one goes to 400 and to all 576
+EASY_UNTIL = 0.6  # share of the stage; until then ever fewer batches show one patch of each object and little else
+CHUNK = 5  # questions that share one call of the attention
 WEIGHT = {"left of": 2.0, "path": 1.5, "count": 1.5, "describe": 1.2, "sign": 2.0, "nearest": 1.5, "exists": 0.7}
 IGNORED = -100
 
@@ -64,13 +66,11 @@ class Oracle(nn.Module):
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions of one scene as one row. All int64 [L]: ids, number of the question, its positions, and targets."""
+    """One question with its answer. `ids` int64 [L]: question, turn, answer, end; the answer begins at `start`."""
 
     ids: np.ndarray
-    segment: np.ndarray
-    position: np.ndarray
-    target: np.ndarray
-    kind: np.ndarray
+    start: int
+    kind: int
 
 
 class Writer:
@@ -84,22 +84,14 @@ class Writer:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def row(self, asked: list[Question]) -> Asked:
-        ids: list[int] = []
-        segment: list[int] = []
-        position: list[int] = []
-        target: list[int] = []
-        kind: list[int] = []
-        for number, question in enumerate(asked, 1):
+    def row(self, asked: list[Question]) -> list[Asked]:
+        """The questions by length, so that those that share a chunk need little padding."""
+        rows = []
+        for question in asked:
             prompt = self.encode(question.text) + self.turn
-            answer = [*self.encode(question.answer), EOS]
-            row = prompt + answer
-            ids += row
-            segment += [number] * len(row)
-            position += range(len(row))
-            target += [IGNORED] * (len(prompt) - 1) + answer + [IGNORED]
-            kind += [QUESTION_KINDS.index(question.kind)] * len(row)
-        return Asked(*(np.array(x, np.int64) for x in (ids, segment, position, target, kind)))
+            ids = np.array([*prompt, *self.encode(question.answer), EOS], np.int64)
+            rows.append(Asked(ids, len(prompt), QUESTION_KINDS.index(question.kind)))
+        return sorted(rows, key=lambda row: len(row.ids))
 
 
 class AskedScenes(IterableDataset):
@@ -109,7 +101,7 @@ class AskedScenes(IterableDataset):
         self.seed = seed
         self.objects = objects
 
-    def __iter__(self) -> Iterator[tuple[WorldScene, Asked]]:
+    def __iter__(self) -> Iterator[tuple[WorldScene, list[Asked]]]:
         info = get_worker_info()
         worker, step = (info.id if info else 0), 0
         writer = Writer()
@@ -132,24 +124,52 @@ def choose_questions(scene: WorldScene, rng: np.random.Generator, count: int) ->
     ]
 
 
-def collate_asked(rows: list[Asked]) -> dict[str, Tensor]:
-    """Rows padded on the right to int64 [B, L]; padding has segment 0 and no target."""
-    longest = max(len(row.ids) for row in rows)
-    fill = {"ids": 0, "segment": 0, "position": 0, "target": IGNORED, "kind": 0}
-    return {
-        name: torch.from_numpy(
-            np.stack(
-                [
-                    np.pad(getattr(row, name), (0, longest - len(row.ids)), constant_values=value)
-                    for row in rows
-                ]
-            )
-        )
-        for name, value in fill.items()
-    }
+@dataclass(frozen=True)
+class AskedBatch:
+    """Questions of B scenes, each scene's in one row. int64 [B, L] each; `chunks` are the lengths that make up L.
+
+    `segment` numbers the questions from 1 (0: padding), `position` counts within a question, `target` is the next
+    token where it belongs to an answer, else `IGNORED`.
+    """
+
+    ids: Tensor
+    segment: Tensor
+    position: Tensor
+    target: Tensor
+    kind: Tensor
+    chunks: tuple[int, ...]
+
+    def to(self, device: torch.device) -> AskedBatch:
+        tensors = (self.ids, self.segment, self.position, self.target, self.kind)
+        return AskedBatch(*(x.to(device) for x in tensors), self.chunks)
 
 
-def _collate(items: list[tuple[WorldScene, Asked]]) -> tuple[Tensor, dict[str, Tensor]]:
+def collate_asked(rows: list[list[Asked]]) -> AskedBatch:
+    """Rows of equally many questions, padded so that each chunk of questions is equally long in all rows."""
+    count = len(rows[0])
+    lengths = [
+        max(sum(len(q.ids) for q in row[at : at + CHUNK]) for row in rows)
+        for at in range(0, count, CHUNK)
+    ]
+    fields = np.zeros((5, len(rows), sum(lengths)), np.int64)
+    ids, segment, position, target, kind = fields
+    target[:] = IGNORED
+    for number, row in enumerate(rows):
+        for i, question in enumerate(row):
+            chunk, within = divmod(i, CHUNK)
+            if within == 0:
+                at = sum(lengths[:chunk])
+            size = len(question.ids)
+            ids[number, at : at + size] = question.ids
+            segment[number, at : at + size] = i + 1
+            position[number, at : at + size] = np.arange(size)
+            target[number, at + question.start - 1 : at + size - 1] = question.ids[question.start :]
+            kind[number, at : at + size] = question.kind
+            at += size
+    return AskedBatch(*(torch.from_numpy(x) for x in fields), tuple(lengths))
+
+
+def _collate(items: list[tuple[WorldScene, list[Asked]]]) -> tuple[Tensor, AskedBatch]:
     rows = np.stack([attributes(patch_labels(scene)) for scene, _ in items])
     return torch.from_numpy(rows), collate_asked([asked for _, asked in items])
 
@@ -184,50 +204,91 @@ def random_subset(content: Tensor, count: int) -> Tensor:
     return score.topk(count, dim=1).indices.sort(dim=1).values
 
 
-def random_count() -> int:
-    """A number of tokens: all, or from 16 to 400 with each octave as likely."""
-    if torch.rand(()) < ALL_TOKENS:
+def one_each(rows: Tensor) -> Tensor:
+    """The middle patch of each object and some of the rest, 12 to 48 in all: int64 [B, count].
+
+    With a short picture that holds every answer, the model finds out in a fraction of the steps that a question's words
+    are to be looked for in the picture.
+    """
+    count = int(torch.randint(12, 49, ()))
+    score = torch.rand(rows.shape[:2]) + 2.0 * rows[..., CLASSES - 1]
+    return score.topk(count, dim=1).indices.sort(dim=1).values
+
+
+def random_count(most: int = MOST, whole: float = 0.0) -> int:
+    """A number of tokens from 16 to `most`, each octave as likely; all of them with the chance `whole`."""
+    if torch.rand(()) < whole:
         return PATCHES
-    low, high = np.log(FEWEST), np.log(MOST)
+    low, high = np.log(FEWEST), np.log(most)
     return int(np.exp(low + float(torch.rand(())) * (high - low)))
 
 
-def answer_loss(
-    model: nn.Module, tokens: Tensor, asked: dict[str, Tensor], prefix: list[int]
-) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the answers, all questions of a scene in one sequence.
+def forward_asked(language: nn.Module, head: Tensor, asked: AskedBatch) -> Tensor:
+    """Hidden states of the questions, float [B, L, 256].
 
-    tokens: [B, K, 256] visual tokens; asked: see `collate_asked`. Each question sees the prompt, the picture and itself,
-    at the positions that it would have alone, so one sequence is worth as many prompts.
+    head: [B, P, 256], prompt and picture. Each question sees `head` and itself, at the positions that it would have
+    alone, so a row is worth as many prompts. The layers are called one by one because a mask over the whole row
+    would cost three times the work.
     """
+    rows = torch.cat((head, language.embed_tokens(asked.ids).to(head.dtype)), dim=1)
+    shared = head.shape[1]
+    place = torch.arange(shared, device=rows.device).expand(rows.shape[0], -1)
+    cos, sin = language.rotary_emb(rows, torch.cat((place, asked.position + shared), dim=1))
+    masks = [_chunk_mask(part, shared) for part in asked.segment.split(asked.chunks, dim=1)]
+    for layer in language.layers:
+        inner = layer.input_layernorm(rows)
+        rows = rows + _attend(layer.self_attn, inner, cos, sin, shared, asked.chunks, masks)
+        rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
+    return language.norm(rows[:, shared:])
+
+
+def _chunk_mask(segment: Tensor, shared: int) -> Tensor:
+    """What the questions of a chunk see: all of the head, and what stands before them in their own question."""
+    size = segment.shape[1]
+    own = (segment[:, None, :] == segment[:, :, None]).tril()
+    return F.pad(own, (shared, 0), value=True).view(-1, 1, size, shared + size)
+
+
+def _attend(
+    attention: nn.Module,
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    shared: int,
+    chunks: tuple[int, ...],
+    masks: list[Tensor],
+) -> Tensor:
+    split = (*rows.shape[:2], -1, attention.head_dim)
+    query = attention.q_proj(rows).view(split).transpose(1, 2)
+    key = attention.k_proj(rows).view(split).transpose(1, 2)
+    value = attention.v_proj(rows).view(split).transpose(1, 2)
+    query, key = apply_rotary_pos_emb(query, key, cos.to(query.dtype), sin.to(query.dtype))
+    head_q, *part_q = query.split((shared, *chunks), dim=2)
+    head_k, *part_k = key.split((shared, *chunks), dim=2)
+    head_v, *part_v = value.split((shared, *chunks), dim=2)
+    seen = [F.scaled_dot_product_attention(head_q, head_k, head_v, is_causal=True)]
+    for q, k, v, mask in zip(part_q, part_k, part_v, masks, strict=True):
+        k, v = torch.cat((head_k, k), dim=2), torch.cat((head_v, v), dim=2)
+        seen.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    return attention.o_proj(torch.cat(seen, dim=2).transpose(1, 2).flatten(2))
+
+
+def answer_loss(
+    model: nn.Module, tokens: Tensor, asked: AskedBatch, prefix: list[int]
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of the answers, and the share of right answer tokens a kind. tokens: [B, K, 256] visual tokens."""
     language = model.model.language_model
-    batch, count, _ = tokens.shape
-    embed = language.embed_tokens
-    head = embed(torch.tensor(prefix, device=tokens.device)).expand(batch, -1, -1)
-    rows = torch.cat((head, tokens.to(head.dtype), embed(asked["ids"])), dim=1)
-    shared = len(prefix) + count
-    length = rows.shape[1]
-    segment = F.pad(asked["segment"], (shared, 0))
-    place = torch.arange(length, device=rows.device)
-    position = torch.cat(
-        (place[:shared].expand(batch, -1), asked["position"] + shared), dim=1
-    )
-    causal = place[None, :] <= place[:, None]
-    same = (segment[:, None, :] == segment[:, :, None]) | (place < shared)[None, None, :]
-    seen = (causal & same)[:, None]
-    mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device=rows.device)
-    mask.masked_fill_(~seen, torch.finfo(torch.bfloat16).min)
-    with torch.autocast(rows.device.type, torch.bfloat16):
-        hidden = language(
-            inputs_embeds=rows, attention_mask=mask, position_ids=position, use_cache=False
-        ).last_hidden_state
-        wanted = asked["target"] != IGNORED
-        logits = model.lm_head(hidden[:, shared:][wanted]).float()
-    target, kind = asked["target"][wanted], asked["kind"][wanted]
+    start = language.embed_tokens(torch.tensor(prefix, device=tokens.device))
+    head = torch.cat((start.expand(len(tokens), -1, -1), tokens.to(start.dtype)), dim=1)
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        hidden = forward_asked(language, head, asked)
+        wanted = asked.target != IGNORED
+        logits = model.lm_head(hidden[wanted]).float()
+    target, kind = asked.target[wanted], asked.kind[wanted]
     weight = torch.where(kind == QUESTION_KINDS.index("describe"), 0.5, 1.0)
     each = F.cross_entropy(logits, target, reduction="none")
-    right = (logits.argmax(1) == target) & (target != EOS)
     content = target != EOS
+    right = logits.argmax(1) == target
     figures = {
         name: right[content & (kind == i)].float().mean().item()
         for i, name in enumerate(QUESTION_KINDS)
@@ -247,10 +308,10 @@ def train_language(model: nn.Module, run: Run) -> Oracle:
 
     def step(batch, share: float):
         rows, asked = batch
-        asked = {name: x.to(run.device) for name, x in asked.items()}
-        keep = random_subset(rows, random_count())
+        easy = torch.rand(()) < 1 - share / EASY_UNTIL
+        keep = one_each(rows) if easy else random_subset(rows, random_count())
         kept = blur(rows).gather(1, keep[..., None].expand(-1, -1, rows.shape[-1]))
-        return answer_loss(model, oracle(kept.to(run.device)), asked, prefix)
+        return answer_loss(model, oracle(kept.to(run.device)), asked.to(run.device), prefix)
 
     batches = iter(
         DataLoader(

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Third stage: tower, projector and language model meet, first through the projector alone, then all together.
+
+The projector begins by writing what the oracle would have written, on a frozen tower; then everything is trained on
+questions about pictures, at a low rate, with the labels kept as a side task so that what was learned is not unlearned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..labels import attributes, patch_labels
+from ..questions import QUESTION_KINDS
+from ..render import render
+from ..world import sample_scene
+from .common import Run, load_modules, pixel_values, train, training_seed
+from .language import (
+    IGNORED,
+    Asked,
+    AskedBatch,
+    Oracle,
+    Writer,
+    answer_loss,
+    choose_questions,
+    collate_asked,
+    forward_asked,
+    language_modules,
+    random_count,
+    random_subset,
+)
+from .vision import PatchHead, attribute_loss, roughen, tower_features
+
+SCENES = 10  # a batch
+ASKED = 20  # questions a scene
+MOST, WHOLE = 400, 0.25  # tokens of a subset, and the share of the batches that see all 576
+POOL, USES = 400, 2
+PROJECTOR_SCENES = 16
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Asked]]
+
+
+class AskedPictures(IterableDataset):
+    """An endless stream of (picture, classes, measures, attributes, questions); each use of a picture asks anew."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = get_worker_info()
+        worker, step = (info.id if info else 0), 0
+        writer, rng = Writer(), np.random.default_rng((worker, self.seed, 9))
+        pool: list = []
+        while True:
+            if len(pool) < POOL:
+                scene = sample_scene(training_seed(worker, step, self.seed + 1), signs=0.1)
+                labels = patch_labels(scene)
+                rows = attributes(labels).astype(np.float16)
+                pool.append((scene, render(scene), labels.classes, labels.measures, rows))
+                step += 1
+                index = len(pool) - 1
+            else:
+                index = int(rng.integers(POOL))
+            scene, picture, *labeled = pool[index]
+            yield (roughen(picture, rng), *labeled, writer.row(choose_questions(scene, rng, ASKED)))
+            if len(pool) == POOL and rng.random() < 1 / USES:
+                pool[index] = pool[-1]
+                pool.pop()
+
+
+def collate(items: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, AskedBatch]:
+    columns = [torch.from_numpy(np.stack([item[i] for item in items])) for i in range(4)]
+    return (*columns, collate_asked([item[4] for item in items]))  # type: ignore[return-value]
+
+
+def _batches(run: Run, scenes: int) -> Iterator:
+    data = AskedPictures(run.seed)
+    return iter(DataLoader(data, batch_size=scenes, collate_fn=collate, num_workers=run.workers))
+
+
+def train_projector(model: nn.Module, oracle: Oracle, run: Run) -> None:
+    """The projector alone: squared error against the oracle's tokens, relative to their variance."""
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    model.to(run.device), oracle.to(run.device)
+
+    def step(batch, share: float):
+        pictures, _, _, rows, _ = batch
+        with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
+            features = tower_features(tower, pixel_values(pictures.to(run.device)))
+            goal = oracle(rows.to(run.device).float())
+        with torch.autocast(run.device.type, torch.bfloat16):
+            tokens = projector(features.float())
+        return token_error(tokens, goal), {}
+
+    train(
+        "projector", run, {"projector": projector}, {"projector": 2e-3}, _batches(run, PROJECTOR_SCENES), step
+    )
+
+
+def token_error(tokens: Tensor, goal: Tensor) -> Tensor:
+    """Squared error of the tokens, as a share of the goal's variance."""
+    goal = goal.float()
+    return (tokens.float() - goal).square().mean() / goal.var(dim=(0, 1)).mean()
+
+
+def train_together(model: nn.Module, head: PatchHead, oracle: Oracle, run: Run) -> None:
+    """Everything, at low rates; the labels and the oracle's tokens stay as side tasks."""
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    for part in (model, head, oracle):
+        part.to(run.device)
+    prefix = Writer().prefix
+    held_out = [collate(_held_out(i)) for i in range(3)]
+
+    def step(batch, share: float):
+        pictures, classes, measures, rows, asked = batch
+        pictures, classes, measures = (x.to(run.device) for x in (pictures, classes, measures))
+        with torch.autocast(run.device.type, torch.bfloat16):
+            features = tower_features(tower, pixel_values(pictures)).float()
+            out = head(features).float()
+            tokens = projector(features)
+        keep = random_subset(features.detach(), random_count(MOST, WHOLE))
+        kept = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
+        answers, figures = answer_loss(model, kept, asked.to(run.device), prefix)
+        dense, _ = attribute_loss(out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1))
+        with torch.no_grad():
+            goal = oracle(rows.to(run.device).float())
+        return answers + 0.15 * dense + 0.1 * token_error(tokens, goal), figures
+
+    def validate() -> dict[str, float]:
+        return {
+            f"new {name}": value
+            for name, value in accuracy(model, held_out, prefix, run.device).items()
+        }
+
+    modules = {**language_modules(model, oracle), "tower": tower, "projector": projector, "patches": head}
+    rates = {"tower": 3e-4, "patches": 3e-4, "projector": 5e-4, "language": 4e-4, "head": 4e-4}
+    train("join", run, modules, rates, _batches(run, SCENES), step, validate)
+
+
+def _held_out(number: int) -> list[Sample]:
+    """16 scenes with seeds below the held-out ones that training does not reach."""
+    writer, items = Writer(), []
+    for i in range(16):
+        scene = sample_scene(9_980_000 + 16 * number + i)
+        labels = patch_labels(scene)
+        asked = choose_questions(scene, np.random.default_rng(i), ASKED)
+        rows = attributes(labels).astype(np.float16)
+        items.append((render(scene), labels.classes, labels.measures, rows, writer.row(asked)))
+    return items
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, batches: list, prefix: list[int], device: torch.device
+) -> dict[str, float]:
+    """Share of the questions answered exactly, a kind, with all tokens.
+
+    With the true answer as input, the likeliest token is right at every place just where greedy decoding would give that
+    answer, so one pass is enough.
+    """
+    language = model.model.language_model
+    asked_of = dict.fromkeys(QUESTION_KINDS, 0)
+    right_of = dict.fromkeys(QUESTION_KINDS, 0)
+    for pictures, _, _, _, asked in batches:
+        asked = asked.to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            features = tower_features(model.model.vision_tower, pixel_values(pictures.to(device)))
+            tokens = model.model.multi_modal_projector(features.float())
+            start = language.embed_tokens(torch.tensor(prefix, device=device))
+            head = torch.cat((start.expand(len(tokens), -1, -1), tokens.to(start.dtype)), dim=1)
+            best = model.lm_head(forward_asked(language, head, asked)).argmax(-1)
+        wrong = (best != asked.target) & (asked.target != IGNORED)
+        for row in range(len(pictures)):
+            for number in range(1, int(asked.segment[row].max()) + 1):
+                mine = asked.segment[row] == number
+                kind = QUESTION_KINDS[int(asked.kind[row][mine][0])]
+                asked_of[kind] += 1
+                right_of[kind] += int(not wrong[row][mine].any())
+    shares = {kind: right_of[kind] / n for kind, n in asked_of.items() if n}
+    return {"all": sum(right_of.values()) / sum(asked_of.values()), **shares}
+
+
+def load_trained(model: nn.Module, run: Run) -> None:
+    """The weights that the last finished stage left, into `model`."""
+    oracle = Oracle()
+    modules: dict[str, nn.Module] = {
+        **language_modules(model, oracle),
+        "tower": model.model.vision_tower,
+        "projector": model.model.multi_modal_projector,
+    }
+    load_modules(run.path("join"), modules)
