@@ -192,7 +192,7 @@ def check_cv_bridge(outcome: Outcome, numpy: str) -> Check:
         "cv_bridge",
         Status.WARNING,
         f"fails beside NumPy {numpy}; the node converts pictures itself ({trouble})",
-        "to use it: python3 -m pip install 'numpy<2' (apt's cv_bridge was compiled against NumPy 1)",
+        "to use it: python3 -m pip install 'numpy<2' (apt's cv_bridge was built for NumPy 1)",
     )
 
 
@@ -224,7 +224,7 @@ def check_torch(outcome: Outcome, jetson: str | None, nvidia: bool) -> Check:
             "torch",
             Status.FAILED,
             f"{detail} does not see the GPU",
-            "this torch is not made for this Jetson: install NVIDIA's for its JetPack (docs/models.md)",
+            "this torch is not made for this Jetson: install NVIDIA's own (docs/models.md)",
         )
     detail = f"{detail}: CPU with {found['threads']} threads"
     if nvidia:
@@ -238,13 +238,13 @@ def check_torch(outcome: Outcome, jetson: str | None, nvidia: bool) -> Check:
 
 
 def check_transformers(version: str | None) -> Check:
-    """transformers, from 5.0 on."""
+    """transformers."""
     if version is None:
         return Check(
             "transformers",
             Status.FAILED,
             "not installed",
-            "python3 -m pip install 'transformers>=5'",
+            "python3 -m pip install 'transformers>=5.18'",
         )
     return Check("transformers", Status.OK, version)
 

@@ -110,8 +110,8 @@ def check_config(name: str, config: Any) -> None:
     text = (parts.get("text_config") or {}).get("model_type")
     if kind != "llava" or vision != "clip_vision_model" or text not in ("llama", "vicuna"):
         raise UserError(
-            f"{name} is a '{kind}' model (vision: {vision}, text: {text}), not LLaVA-1.5 with a CLIP "
-            "tower and a Llama language model: try llava-hf/llava-1.5-7b-hf."
+            f"{name} is a '{kind}' model (vision: {vision}, text: {text}), not a LLaVA-1.5 with "
+            "CLIP tower and Llama language model: try llava-hf/llava-1.5-7b-hf."
         )
 
 
@@ -315,6 +315,6 @@ def _network_sentence(model: str, error: BaseException, endpoint: str) -> str:
             return f"Can't write to {cause.filename}: set HF_HOME to a folder of yours."
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"Could not fetch {model} from {endpoint} ({reason}): check the network and run the command "
-        "again; what has arrived is kept."
+        f"Could not fetch {model} from {endpoint} ({reason}): check the network and run the "
+        "command again; what has arrived is kept."
     )

@@ -44,8 +44,8 @@ def parse_visual_tokens(text: str) -> int | float:
         energy = -1.0
     if not 0 < energy <= 1:
         raise typer.BadParameter(
-            f"'{text}' is neither a number of tokens, such as 64, nor an energy above 0 and up to 1.0, "
-            "such as 0.9"
+            f"'{text}' is neither a number of tokens, such as 64, nor an energy above 0 and up to "
+            "1.0, such as 0.9"
         )
     return energy
 

@@ -6,14 +6,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import site
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from svd_vlm_ros.errors import UserError
 
 INTERRUPT_GRACE = 5.0  # s that a process has after SIGINT to end by itself
 TERMINATE_GRACE = 2.0  # s after SIGTERM, before SIGKILL
@@ -61,6 +66,82 @@ def start(
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def running(commands: Mapping[str, Sequence[str]]) -> Iterator[Callable[[], None]]:
+    """Run commands, by name, while the `with` lasts; however it is left, all have ended.
+
+    Yields a function that raises `UserError` if one of them has ended by itself, with its last
+    words. SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the `with`; they wait while
+    processes are started and stopped. The logs are removed, unless a `UserError` leaves the `with`:
+    then its message ends with their folder.
+    """
+    logs = Path(tempfile.mkdtemp(prefix="svd-vlm-"))
+    started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def check_alive() -> None:
+        for name, process in started.items():
+            if process.poll() is not None:
+                words = last_words(logs / f"{name}.log")
+                raise UserError(f"{name} ended with status {process.returncode}: {words}")
+
+    with _held_signals() as hold:
+        try:
+            hold(True)
+            for name, command in commands.items():
+                with (logs / f"{name}.log").open("wb") as log:
+                    started[name] = start(command, log)
+            hold(False)
+            yield check_alive
+        except UserError as error:
+            raise UserError(f"{error} (logs: {logs})") from error
+        except BaseException:
+            hold(True)
+            shutil.rmtree(logs, ignore_errors=True)
+            raise
+        else:
+            hold(True)
+            shutil.rmtree(logs, ignore_errors=True)
+        finally:
+            hold(True)
+            stop(started.values())
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+@contextmanager
+def _held_signals() -> Iterator[Callable[[bool], None]]:
+    """Turn the signals that end a program into KeyboardInterrupt, and hold them back at will.
+
+    Yields the function that holds them (True) or lets them through (False), with any that came
+    meanwhile.
+    """
+    held, arrived = False, False
+
+    def take(*_: object) -> None:
+        nonlocal arrived
+        arrived = True
+        if not held:
+            raise KeyboardInterrupt
+
+    def hold(wanted: bool) -> None:
+        nonlocal held
+        held = wanted
+        if arrived and not held:
+            raise KeyboardInterrupt
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, take) for number in wanted}
+    try:
+        yield hold
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:

@@ -81,6 +81,7 @@ class Hub:
     files: dict[str, bytes]
     error: tuple[int, str] | None = None  # HTTP status and the hub's error code for every request
     cut_after: int | None = None  # bytes of a large file after which the line is cut, each time
+    stall_after: int | None = None  # bytes of a large file after which nothing more comes
     spoil: dict[str, int] = field(default_factory=dict)  # file name -> how often it is sent damaged
     ignore_range: bool = False  # send all of a file where a part of it was asked for
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
@@ -158,12 +159,20 @@ class _Handler(BaseHTTPRequestHandler):
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
                 status = 206
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        cut = hub.cut_after if _is_large(name) else None
-        self._send(status, data[start:], headers, cut)
+        data = data[start:]
+        if _is_large(name) and hub.cut_after is not None:
+            self._send(status, data, headers, end=hub.cut_after)
+        elif _is_large(name) and hub.stall_after is not None:
+            self._send(status, data, headers, end=hub.stall_after)
+            self.connection.settimeout(60)
+            self.rfile.read(1)  # until the other side goes away
+        else:
+            self._send(status, data, headers)
 
     def _send(
-        self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None
+        self, status: int, body: bytes, headers: dict[str, str], end: int | None = None
     ) -> None:
+        """Send an answer; with `end`, that many bytes of its body only."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -171,12 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if cut is not None and cut < len(body):
-            self.wfile.write(body[:cut])
-            self.wfile.flush()
+        self.wfile.write(body[:end])
+        self.wfile.flush()
+        if end is not None and end < len(body):
             self.close_connection = True
-            return
-        self.wfile.write(body)
 
 
 @pytest.fixture(scope="session")

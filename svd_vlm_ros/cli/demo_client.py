@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's side of the ROS graph: asks `/ask_scene`, and knows what each picture really shows.
+
+The camera drives on while a question is answered. So an answer is judged by the scene of the
+picture whose stamp stands in the reply's header, which the camera has told on `scout_truth`, and
+not by what was seen when it was asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.msg import SceneDescription
+from svd_vlm_ros.scout.drive import drive
+from svd_vlm_ros.scout.questions import Question, questions, standard_questions
+from svd_vlm_ros.srv import AskScene
+
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+
+    from svd_vlm_ros.scout.world import WorldScene
+
+NODE = "perception"
+DOMAINS = range(1, 102)  # below the ports that Linux hands out to programs
+KEPT = 300  # scenes and pictures that are remembered, the newest
+
+Stamp = tuple[int, int]
+"""Seconds and nanoseconds of a header."""
+
+
+def free_domain(start: int) -> int:
+    """A ROS domain that nobody on this machine uses: its discovery ports are free."""
+    for offset in range(len(DOMAINS)):
+        domain = DOMAINS[(start + offset) % len(DOMAINS)]
+        if _is_free(domain):
+            return domain
+    raise UserError("Every ROS domain of this machine is in use: end some ROS nodes.")
+
+
+def _is_free(domain: int) -> bool:
+    first = 7400 + 250 * domain  # DDS: discovery, then from +10 on two ports a participant
+    for port in (first, *range(first + 10, first + 16)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                return False
+    return True
+
+
+def private_graph(domain: int) -> dict[str, str | None]:
+    """The environment of a graph of our own: this machine only, whatever the robot around it is set
+    to.
+    """
+    local: dict[str, str | None] = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOCALHOST_ONLY": None,
+    }
+    if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
+        local = {"ROS_LOCALHOST_ONLY": "1"}
+    return {
+        "ROS_DOMAIN_ID": str(domain),
+        **local,
+        "ROS_STATIC_PEERS": None,
+        "ROS_DISCOVERY_SERVER": None,
+        "ROS_NAMESPACE": None,
+    }
+
+
+def true_answer(scene: WorldScene, text: str) -> str | None:
+    """The answer to a question about a scene; None where the scene leaves it open.
+
+    The world answers questions that it makes itself: they are made until this one is among them.
+    """
+    for question in standard_questions(scene):
+        if question.text == text:
+            return question.answer
+    for seed in range(64):
+        for question in questions(scene, np.random.default_rng(seed)):
+            if question.text == text:
+                return question.answer
+    return None
+
+
+class DemoClient:
+    """An rclpy node that asks, listens and remembers. Use it in a `with`; raises `UserError`
+    throughout.
+    """
+
+    def __init__(self, check_alive: Callable[[], None], keep_pictures: bool = False) -> None:
+        self._check_alive = check_alive
+        # Ctrl-C stays Python's: it has to reach the code that ends the other processes
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("svd_vlm_demo")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._scenes: dict[Stamp, WorldScene] = {}
+        self._pictures: dict[Stamp, np.ndarray] = {}
+        self._descriptions: list[SceneDescription] = []
+        self._ask = self._node.create_client(AskScene, "ask_scene")
+        self._state = self._node.create_client(GetState, f"{NODE}/get_state")
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._node.create_subscription(String, "scout_truth", self._take_truth, latched)
+        self._node.create_subscription(
+            SceneDescription, "scene_description", self._descriptions.append, 10
+        )
+        if keep_pictures:
+            self._node.create_subscription(
+                Image, "camera/image_raw", self._take_picture, qos_profile_sensor_data
+            )
+
+    def __enter__(self) -> DemoClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def wait_until_active(self, seconds: float) -> None:
+        """Return when the node serves and the first truth has come."""
+        end = time.monotonic() + seconds
+        self._wait(self._state.service_is_ready, end, "the node did not appear")
+        while self._call(self._state, GetState.Request(), end).current_state.id != (
+            State.PRIMARY_STATE_ACTIVE
+        ):
+            self._wait(None, time.monotonic() + 0.2)
+        self._wait(self._ask.service_is_ready, end, "the service /ask_scene did not appear")
+        self._wait(lambda: bool(self._scenes), end, "the camera told no truth")
+
+    def newest(self) -> tuple[Stamp, WorldScene]:
+        """The newest scene that the camera has told of, with its picture's stamp."""
+        self._wait(None, time.monotonic() + 0.05)
+        return next(reversed(self._scenes.items()))
+
+    def scene_at(self, stamp: Time, seconds: float = 2.0) -> WorldScene:
+        """The scene that the picture with this stamp shows."""
+        key = (stamp.sec, stamp.nanosec)
+        self._wait(
+            lambda: key in self._scenes,
+            time.monotonic() + seconds,
+            f"the reply's header names no picture of the camera (stamp {key[0]}.{key[1]:09d})",
+        )
+        return self._scenes[key]
+
+    def picture_at(self, stamp: Time) -> np.ndarray | None:
+        """The picture with this stamp, uint8 RGB [H, W, 3], if it came here, too."""
+        return self._pictures.get((stamp.sec, stamp.nanosec))
+
+    def ask(self, question: Question, not_before: Stamp, seconds: float) -> AskScene.Response:
+        """Put one question through the real service, about a picture that is not older than a
+        stamp.
+        """
+        request = AskScene.Request(question=question.text)
+        request.not_before.sec, request.not_before.nanosec = not_before
+        return self._call(self._ask, request, time.monotonic() + seconds)
+
+    def next_description(self, seconds: float) -> SceneDescription:
+        """The next description that is published from now on."""
+        self._descriptions.clear()
+        self._wait(
+            lambda: bool(self._descriptions),
+            time.monotonic() + seconds,
+            "no SceneDescription was published",
+        )
+        return self._descriptions[0]
+
+    def _call(self, client: Any, request: Any, end: float) -> Any:
+        future = client.call_async(request)
+        self._wait(future.done, end, f"{client.srv_name} did not answer")
+        return future.result()
+
+    def _wait(self, done: Callable[[], bool] | None, end: float, else_say: str = "") -> None:
+        """Let messages in until `done` or `end` (monotonic seconds); then raise, if there is a
+        sentence for it.
+        """
+        while not (done and done()):
+            left = end - time.monotonic()
+            if left <= 0:
+                if else_say:
+                    raise UserError(f"The demo stopped: {else_say} in time.")
+                return
+            self._check_alive()
+            self._executor.spin_once(timeout_sec=min(left, 0.1))
+
+    def _take_truth(self, message: String) -> None:
+        told = json.loads(message.data)
+        stamp = told["stamp"]
+        self._scenes[stamp["sec"], stamp["nanosec"]] = drive(told["t"], told["seed"])
+        _forget(self._scenes)
+
+    def _take_picture(self, message: Image) -> None:
+        rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+        picture = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
+        self._pictures[message.header.stamp.sec, message.header.stamp.nanosec] = picture
+        _forget(self._pictures)
+
+
+def _forget(kept: dict[Stamp, Any]) -> None:
+    """Drop what is oldest."""
+    while len(kept) > KEPT:
+        del kept[next(iter(kept))]

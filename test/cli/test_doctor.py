@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm doctor`: what each finding means, and the real thing on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from svd_vlm_ros.cli import checks
+from svd_vlm_ros.cli.checks import Check, Outcome, Status
+from svd_vlm_ros.cli.models import find_model, find_problem
+
+GPU = {"name": "Orin", "capability": "8.7", "memory": 7_800_000_000}
+JETSON = "Jetson Orin Nano, L4T R36.4.3"
+
+
+def torch_found(**changes: object) -> Outcome:
+    found = {"torch": "2.13.0", "cuda": None, "devices": [], "threads": 6}
+    return Outcome({**found, **changes})
+
+
+# How a probe's process may end
+
+
+def test_the_last_line_of_a_probe_is_what_it_found() -> None:
+    outcome = checks.read_outcome(0, 'noise\n\n{"rmw": "rmw_fastrtps_cpp"}\n', "")
+    assert outcome == Outcome({"rmw": "rmw_fastrtps_cpp"})
+    assert checks.read_outcome(0, '{"error": "ImportError: x"}', "").error == "ImportError: x"
+
+
+@pytest.mark.parametrize(
+    ("status", "out", "err", "words"),
+    [
+        (-6, "", "terminate called\n\n", "ended by SIGABRT (terminate called)"),
+        (-11, "half a li", "", "ended by SIGSEGV (it said nothing)"),
+        (-99, "", "", "ended by signal 99"),
+        (3, "[1]", "oh no", "ended with status 3 (oh no)"),
+    ],
+)
+def test_a_crash_is_named(status: int, out: str, err: str, words: str) -> None:
+    assert words in checks.read_outcome(status, out, err).error
+
+
+def test_a_probe_that_hangs_is_ended() -> None:
+    assert checks.run_probe("numpy_opencv", limit=0.01).error.startswith("no result within")
+
+
+def test_a_probe_reports_what_it_cannot_do() -> None:
+    assert "KeyError" in checks.run_probe("no such probe").error
+    assert "TypeError" in checks.run_probe("numpy_opencv", "superfluous").error
+
+
+# What the findings mean
+
+
+def test_python() -> None:
+    assert checks.check_python((3, 12, 3), "/bin/python3").status is Status.OK
+    assert checks.check_python((3, 9, 9), "/bin/python3").status is Status.FAILED
+
+
+def test_ros() -> None:
+    good = Outcome({"rmw": "rmw_cyclonedds_cpp"})
+    check = checks.check_ros(good, {"ROS_DISTRO": "jazzy", "ROS_DOMAIN_ID": "7"})
+    assert check == Check("ROS 2", Status.OK, "jazzy, rmw_cyclonedds_cpp, domain 7")
+    assert "7.1.6" in checks.check_ros(good, {}, wheels="7.1.6").detail
+    hidden = checks.check_ros(good, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "off"})
+    assert hidden.status is Status.WARNING
+
+
+def test_no_ros_is_a_warning_and_a_broken_one_a_failure() -> None:
+    absent = Outcome(error="ModuleNotFoundError: No module named 'rclpy'")
+    assert checks.check_ros(absent, {}).status is Status.WARNING
+    sourced = checks.check_ros(absent, {}, installed=["humble", "jazzy"])
+    assert "source /opt/ros/jazzy/setup.bash" in sourced.remedy
+    broken = Outcome(error="ImportError: the C extension isn't present on the system")
+    assert checks.check_ros(broken, {}).status is Status.FAILED
+
+
+def test_interfaces() -> None:
+    good = Outcome({"interfaces": ["AskScene", "SceneDescription"]})
+    assert checks.check_interfaces(good).status is Status.OK
+    absent = Outcome(error="ModuleNotFoundError: No module named 'svd_vlm_ros.srv'")
+    check = checks.check_interfaces(absent)
+    assert check.status is Status.FAILED
+    assert "colcon build" in check.remedy
+
+
+def test_numpy_and_opencv() -> None:
+    found = {"numpy": "2.4.6", "opencv": "4.12.0", "jpeg": True}
+    assert checks.check_numpy_opencv(Outcome(found)).status is Status.OK
+    assert checks.check_numpy_opencv(Outcome({**found, "jpeg": False})).status is Status.FAILED
+    absent = Outcome(error="ImportError: libGL.so.1: cannot open shared object file")
+    assert checks.check_numpy_opencv(absent).status is Status.FAILED
+
+
+def test_cv_bridge_is_optional_and_its_crash_a_warning() -> None:
+    good = Outcome({"numpy": "1.26.4", "same": True})
+    assert checks.check_cv_bridge(good, "1.26.4").status is Status.OK
+    absent = Outcome(error="ModuleNotFoundError: No module named 'cv_bridge'")
+    assert checks.check_cv_bridge(absent, "2.4.6").status is Status.OK
+    for trouble in (
+        Outcome(error="the process was ended by SIGABRT (it said nothing)"),
+        Outcome(error="AttributeError: _ARRAY_API not found"),
+        Outcome({"numpy": "2.4.6", "same": False}),
+    ):
+        check = checks.check_cv_bridge(trouble, "2.4.6")
+        assert check.status is Status.WARNING
+        assert "numpy<2" in check.remedy
+
+
+def test_torch() -> None:
+    assert checks.check_torch(torch_found(), None, nvidia=False).status is Status.OK
+    with_gpu = checks.check_torch(torch_found(devices=[GPU]), None, nvidia=True)
+    assert with_gpu.status is Status.OK
+    assert "Orin (capability 8.7, 7.80 GB)" in with_gpu.detail
+    assert checks.check_torch(torch_found(), None, nvidia=True).status is Status.WARNING
+    absent = Outcome(error="ModuleNotFoundError: No module named 'torch'")
+    assert checks.check_torch(absent, None, nvidia=False).status is Status.FAILED
+
+
+def test_torch_without_the_gpu_of_a_jetson_fails() -> None:
+    check = checks.check_torch(torch_found(), JETSON, nvidia=False)
+    assert check.status is Status.FAILED
+    assert JETSON in check.detail
+    assert "docs/models.md" in check.remedy
+
+
+def test_a_jetson_is_recognised() -> None:
+    release = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64"
+    board = "NVIDIA Jetson Orin Nano Developer Kit\0"
+    assert checks.read_jetson(release, board) == "Jetson Orin Nano Developer Kit, L4T R36.4.3"
+    assert checks.read_jetson("something new", None) == "a Jetson, L4T of unknown version"
+    assert checks.read_jetson(None, None) is None
+
+
+def test_a_good_and_a_wrong_product() -> None:
+    good = checks.check_product("int4", "cpu", "0.50.2", Outcome({"error_of_product": 0.09}))
+    assert good.status is Status.OK
+    assert "9.0%" in good.detail
+    for kind, error in (("int8", 0.09), ("int4", 1.0), ("int8", float("nan"))):
+        outcome = Outcome({"error_of_product": error})
+        assert checks.check_product(kind, "cuda", "0.50.2", outcome).status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "RuntimeError: Error named symbol not found at line 449 in file /src/csrc/ops.cu",
+        "the process was ended by SIGABRT (Error named symbol not found at line 62)",
+        "no result within 120 s",
+    ],
+)
+def test_a_failing_product_on_a_jetson_names_the_build(error: str) -> None:
+    check = checks.check_product("int8", "cuda", "0.50.2", Outcome(error=error), JETSON, "8.7")
+    assert check.status is Status.FAILED
+    assert error in check.detail
+    assert "not for a Jetson's GPU" in check.detail
+    assert "-DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY=87" in check.remedy
+
+
+def test_a_failing_product_elsewhere() -> None:
+    new_gpu = Outcome(error="RuntimeError: CUDA error: no kernel image is available")
+    check = checks.check_product("int4", "cuda", "0.50.2", new_gpu, None, "12.0")
+    assert check.status is Status.FAILED
+    assert "-DCOMPUTE_CAPABILITY=120" in check.remedy
+    memory = Outcome(error="OutOfMemoryError: CUDA out of memory")
+    assert "COMPUTE" not in checks.check_product("int4", "cuda", "0.50.2", memory).remedy
+    # The CPU of a Jetson is a CPU: another build for its GPU would not help.
+    on_cpu = checks.check_product("int8", "cpu", "0.50.2", memory, JETSON, "8.7")
+    assert "COMPUTE" not in on_cpu.remedy
+
+
+def test_without_bitsandbytes_there_is_a_warning() -> None:
+    check = checks.check_product("int8", "cpu", None, Outcome())
+    assert check.status is Status.WARNING
+    assert "pip install bitsandbytes" in check.remedy
+
+
+def test_cameras() -> None:
+    publisher = {"node": "driver", "reliability": "best_effort", "durability": "volatile"}
+    camera = {
+        "topic": "/front/image_raw",
+        "type": "Image",
+        "publishers": [publisher, {**publisher, "reliability": "reliable"}],
+        "pictures": 30,
+        "rate": 14.96,
+        "format": "1920x1080 rgb8",
+    }
+    silent = {**camera, "topic": "/rear", "pictures": 0, "rate": None, "format": None}
+    first, second = checks.check_cameras(Outcome({"cameras": [camera, silent]}), "0", 2.0)
+    assert first.status is Status.OK
+    assert first.name == "camera /front/image_raw"
+    assert first.detail == "Image, best effort and reliable, 15.0 Hz, 1920x1080 rgb8"
+    assert second.status is Status.WARNING
+    assert "no picture in 2 s" in second.detail
+    (none,) = checks.check_cameras(Outcome({"cameras": []}), "7", 2.0)
+    assert none.status is Status.WARNING
+    assert "domain 7" in none.detail
+    (broken,) = checks.check_cameras(Outcome(error="RMWError"), "0", 2.0)
+    assert broken.status is Status.FAILED
+
+
+# Models
+
+
+def test_models_that_are_not_here() -> None:
+    assert find_model("nobody/nothing") == (None, "")
+    assert find_model("not a model") == (None, "")
+    asked_for = checks.check_model("nobody/nothing", None, "", wanted=True)
+    assert asked_for.status is Status.FAILED
+    assert asked_for.remedy == "svd-vlm download nobody/nothing"
+    default = checks.check_model("nobody/nothing", None, "", wanted=False)
+    assert default.status is Status.WARNING
+
+
+def test_an_incomplete_folder_is_told_from_a_whole_one(tmp_path: Path) -> None:
+    assert "no config.json" in find_problem(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert "1 of 1 weight files missing (model.safetensors)" in find_problem(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    (tmp_path / "1.safetensors").write_bytes(bytes(1000))
+    assert "1 of 2 weight files missing (2.safetensors)" in find_problem(tmp_path)
+    (tmp_path / "2.safetensors").write_bytes(bytes(500))
+    assert "no tokenizer" in find_problem(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "no picture settings" in find_problem(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert find_problem(tmp_path) == ""
+    assert find_model(str(tmp_path)) == (tmp_path, "")
+    whole = checks.check_model(str(tmp_path), tmp_path, "", wanted=True)
+    assert whole.detail == f"1.5 kB in {tmp_path}"
+    index.write_text("{")
+    assert "is broken" in find_problem(tmp_path)
+
+
+# The real thing
+
+
+def test_doctor_on_this_machine(svd_vlm, tmp_path: Path) -> None:
+    ran = svd_vlm("doctor", "--json", "--seconds", "0.3", HF_HOME=str(tmp_path), timeout=100)
+    found = {check["name"]: check for check in json.loads(ran.out)["checks"]}
+    assert ran.status == (1 if any(c["status"] == "failed" for c in found.values()) else 0)
+    assert found["Python"]["status"] == "ok"
+    assert ".".join(map(str, sys.version_info[:3])) in found["Python"]["detail"]
+    for name in ("NumPy, OpenCV", "torch", "transformers", "int8 on cpu", "int4 on cpu"):
+        assert found[name]["status"] == "ok", found[name]
+    assert found["model scout"]["status"] == "ok", found["model scout"]
+    assert found["model llava-hf/llava-1.5-7b-hf"]["status"] == "warning"
+    assert all(check["remedy"] for check in found.values() if check["status"] != "ok")
+    if found["ROS 2"]["status"] == "ok":
+        assert found["interfaces"]["status"] == "ok"
+        assert found["cameras"]["status"] == "warning"

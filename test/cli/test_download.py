@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm download` against a hub on this machine: whole, damaged, interrupted, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svd_vlm_ros.cli.hub import check_config
+from svd_vlm_ros.errors import UserError
+
+MODEL = "test/tiny-llava"
+WEIGHTS = "model.safetensors"
+KEPT_AT_LEAST = 10 << 20  # huggingface_hub hands on what arrives in pieces of 10 MiB
+
+
+@pytest.fixture
+def download(svd_vlm, hub, tmp_path: Path):
+    """Run `svd-vlm download` with the hub and a cache of its own."""
+
+    def run(*arguments: str, **environment: str):
+        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "", "HF_HOME": str(tmp_path / "hf")}
+        return svd_vlm("download", *arguments, **{**settings, **environment})
+
+    return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "hf" / "hub" / "models--test--tiny-llava"
+
+
+def test_it_fetches_what_is_wanted_and_a_second_run_fetches_nothing(download, hub, cache) -> None:
+    ran = download(MODEL, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    record = json.loads(ran.out)
+    folder = Path(record["folder"])
+    assert record["verified"]
+    assert {file["name"] for file in record["files"]} == {"config.json", WEIGHTS, "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", WEIGHTS, "tokenizer.json"}
+    for name in ("config.json", WEIGHTS, "tokenizer.json"):
+        assert (folder / name).read_bytes() == hub.files[name]
+    assert (cache / "refs" / "main").read_text() == folder.name
+
+    hub.asked.clear()
+    again = download(MODEL)
+    assert again.status == 0
+    assert "is here and verified" in again.out
+    assert not [path for method, path, _ in hub.asked if "/resolve/" in path and method == "GET"]
+
+
+def test_a_file_that_came_damaged_is_fetched_again(download, hub) -> None:
+    hub.spoil = {WEIGHTS: 1, "tokenizer.json": 1}
+    ran = download(MODEL)
+    assert ran.status == 0
+    assert len(ran.lines) == 1
+    assert ran.err.startswith("warning: ")
+    assert WEIGHTS in ran.err
+    assert "tokenizer.json" in ran.err
+    assert len(hub.sent(WEIGHTS)) == 2
+
+
+def test_a_file_that_stays_damaged_is_removed_and_named(download, hub, cache) -> None:
+    hub.spoil = {WEIGHTS: 9}
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert ran.lines[-1].startswith(f"error: {WEIGHTS} came damaged twice and was removed")
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 9999]
+
+
+def test_a_file_that_was_damaged_on_the_disk_is_found_and_mended(download, hub, cache) -> None:
+    assert download(MODEL).status == 0
+    weights = next(cache.glob(f"snapshots/*/{WEIGHTS}"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.resolve().write_bytes(bytes(data))
+    ran = download(MODEL)
+    assert ran.status == 0
+    assert f"{WEIGHTS}: not what the hub says" in ran.err
+    assert next(cache.glob(f"snapshots/*/{WEIGHTS}")).read_bytes() == hub.files[WEIGHTS]
+
+
+@pytest.fixture
+def large(hub) -> bytes:
+    """Weights of 24 MiB in the hub's model."""
+    from safetensors.numpy import save
+
+    data = save({"lm_head.weight": np.arange(6 << 20, dtype=np.int32)})
+    hub.files[WEIGHTS] = data
+    return data
+
+
+def test_a_cut_line_is_taken_up_where_it_ended(download, hub, large: bytes) -> None:
+    hub.cut_after = KEPT_AT_LEAST + 1000
+    ran = download(MODEL)
+    assert ran.status == 0, ran.err
+    assert hub.sent(WEIGHTS) == ["", f"bytes={KEPT_AT_LEAST}-", f"bytes={2 * KEPT_AT_LEAST}-"]
+
+
+@pytest.mark.parametrize("ignore_range", [False, True], ids=["resumed", "sent anew"])
+def test_an_interrupted_download_continues(
+    download, hub, large: bytes, cache: Path, tmp_path: Path, ignore_range: bool
+) -> None:
+    hub.stall_after = KEPT_AT_LEAST + 1000
+    process = subprocess.Popen(
+        [sys.executable, "-m", "svd_vlm_ros.cli.main", "download", MODEL],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        },
+        cwd="/",
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        parts = list(cache.glob("blobs/*.part"))
+        if parts and parts[0].stat().st_size >= KEPT_AT_LEAST:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in said
+    assert parts[0].stat().st_size == KEPT_AT_LEAST
+    assert not list(cache.glob(f"snapshots/*/{WEIGHTS}"))
+
+    hub.stall_after = None
+    hub.ignore_range = ignore_range
+    hub.asked.clear()
+    assert download(MODEL).status == 0
+    assert hub.sent(WEIGHTS) == [f"bytes={KEPT_AT_LEAST}-"]
+    assert next(cache.glob(f"snapshots/*/{WEIGHTS}")).read_bytes() == large
+    assert not list(cache.glob("blobs/*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nobody/nothing"], "knows no model nobody/nothing"),
+        (["not a model"], "is neither a folder nor a hub id"),
+        ([MODEL, "--revision", "v9"], "has no revision 'v9'"),
+        (["scout"], "needs no download"),
+        (["random:tiny"], "needs no download"),
+        (["/"], "is a folder on this machine"),
+    ],
+)
+def test_what_cannot_be_fetched_gets_one_sentence(download, arguments, sentence: str) -> None:
+    ran = download(*arguments)
+    assert ran.status == 1
+    assert len(ran.lines) == 1
+    assert ran.lines[0].startswith("error: ")
+    assert sentence in ran.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ((403, "GatedRepo"), "is gated: accept its terms"),
+        ((503, ""), "Could not fetch test/tiny-llava"),
+    ],
+)
+def test_a_hub_that_refuses_gets_one_sentence(download, hub, error, sentence: str) -> None:
+    hub.error = error
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert len(ran.lines) == 1
+    assert sentence in ran.lines[0]
+
+
+def test_without_a_network_it_says_so(download) -> None:
+    ran = download(MODEL, HF_ENDPOINT="http://127.0.0.1:9")
+    assert ran.status == 1
+    assert len(ran.lines) == 1
+    assert "check the network" in ran.lines[0]
+    offline = download(MODEL, HF_HUB_OFFLINE="1")
+    assert offline.status == 1
+    assert len(offline.lines) == 1
+    assert "HF_HUB_OFFLINE is set" in offline.lines[0]
+
+
+def test_other_models_are_refused_before_their_weights_come(download, hub) -> None:
+    hub.files["config.json"] = json.dumps({"model_type": "llava_next"}).encode()
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert "is a 'llava_next' model" in ran.lines[0]
+    assert not hub.sent(WEIGHTS)
+
+
+def test_pickled_weights_are_refused(download, hub) -> None:
+    del hub.files[WEIGHTS]
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert "has no safetensors weights" in ran.lines[0]
+    assert not hub.sent("pytorch_model.bin")
+
+
+@pytest.mark.parametrize("config", [[], {}, {"model_type": "llava"}, {"model_type": "bert"}])
+def test_a_config_of_another_kind_is_refused(config: object) -> None:
+    with pytest.raises(UserError, match=r"not a LLaVA-1\.5"):
+        check_config("some/model", config)
