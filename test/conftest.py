@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: a ROS domain of their own, few threads, no traces in the home folder.
+
+ROS tests take `ros_domain` (or `ros_domain_of_module` for a node that serves a whole module) and
+are skipped where rclpy is absent; a module that imports ROS at its top begins with
+`pytest.importorskip("rclpy", reason="needs ROS 2")`.
+"""
+
+import contextlib
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything imports torch: tiny models gain nothing from threads that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests talk to themselves only, also where somebody else's robot is on the network.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.pop("ROS_STATIC_PEERS", None)
+
+DOMAINS = range(1, 101)  # those whose DDS ports lie below the ephemeral ones on Linux
+# ROS's own tests (domain_coordinator) reserve a domain by binding this port plus its number.
+DOMAIN_PORTS = 32768
+
+
+@contextlib.contextmanager
+def reserved_domain() -> Iterator[int]:
+    """A ROS_DOMAIN_ID that no other test process of this machine uses meanwhile."""
+    # Each process starts elsewhere, which makes collisions rare; the port makes them harmless.
+    start = os.getpid() + reserved_domain.calls
+    reserved_domain.calls += 1
+    for step in range(len(DOMAINS)):
+        domain = DOMAINS[(start + step) % len(DOMAINS)]
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reservation:
+            try:
+                reservation.bind(("", DOMAIN_PORTS + domain))
+            except OSError:
+                continue
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("ROS_DOMAIN_ID", str(domain))
+                yield domain
+            return
+    raise RuntimeError("every ROS domain from 1 to 100 is in use by tests on this machine")
+
+
+reserved_domain.calls = 0
+
+
+def _needs_ros() -> None:
+    if importlib.util.find_spec("rclpy") is None:
+        pytest.skip("needs ROS 2: rclpy is not installed")
+
+
+@pytest.fixture
+def ros_domain() -> Iterator[int]:
+    """A ROS domain for this test alone, set in the environment; skips where there is no rclpy."""
+    _needs_ros()
+    with reserved_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def ros_domain_of_module() -> Iterator[int]:
+    """As `ros_domain`, for all tests of a module that share a running node."""
+    _needs_ros()
+    with reserved_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ros_logs_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
+        yield
