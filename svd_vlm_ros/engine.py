@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: see a picture once, ask about it many times. No ROS in it, and no network.
+
+    engine = SceneEngine.load("scout", precision="int8", visual_tokens=64)
+    scene = engine.see(image)                        # uint8 [H, W, 3], RGB
+    engine.ask(scene, "what is the ground?").text    # "grass"
+    engine.choose(scene, "is the path clear?", ["yes", "no"]).probabilities
+
+SVD-Prune chooses tokens by the picture alone, so that everything up to the question is computed
+once: `see` encodes, selects, projects, and lets the language model read system prompt and picture.
+Each question continues from a copy of what it remembers.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from svd_vlm_ros.engine_types import (
+    Answer,
+    AnswerTimings,
+    EngineInfo,
+    Scene,
+    SceneTimings,
+    Stopwatch,
+)
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.language import LanguageModel
+from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava, load_llava
+from svd_vlm_ros.llava.precision import quantized_layers
+from svd_vlm_ros.llava.preprocess import ASPECTS, Picture, check_image, preprocess
+from svd_vlm_ros.llava.projector import Projector
+from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
+from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.selection import Budget, Selector, VisualFeatures, make_selector
+
+__all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
+
+ShouldStop = Callable[[], str | None]
+OnText = Callable[[str], None]
+
+
+class SceneEngine:
+    """A LLaVA with a selector of visual tokens. Make one with `load`.
+
+    One thread owns an engine: it is not locked, and two calls at once would share its device. A
+    `Scene` may be looked at by any thread, but be asked by that one only.
+
+    Attributes:
+        info: what it runs.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedLlava,
+        info: EngineInfo,
+        selector: Selector,
+        system_prompt: str | None = None,
+    ) -> None:
+        self.info = info
+        self._loaded: LoadedLlava | None = loaded
+        self._selector = selector
+        self._vision = VisionTower(loaded.model)
+        self._projector = Projector(loaded.model)
+        self._language = LanguageModel(loaded.model)
+        self._prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, system_prompt)
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "scout",
+        *,
+        precision: str = "bf16",
+        selector: str = "svd",
+        visual_tokens: int | float = 64,
+        token_cap: int = 192,
+        device: str = "auto",
+        aspect: str = "pad",
+        system_prompt: str | None = None,
+        cpu_threads: int = 0,
+        selector_options: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> SceneEngine:
+        """Load a model. Nothing is ever fetched.
+
+        Args:
+            model: "scout" (embedded), a folder or a hub id that is on this machine, "random:tiny"
+                or "random:llava-1.5-7b".
+            precision: fp32, bf16, fp16, int8 or int4.
+            selector: one of `svd_vlm_ros.selection.selector_names()`.
+            visual_tokens: an int is the number of tokens to keep; a float in (0, 1] an energy: as
+                many as it takes, at most `token_cap`.
+            token_cap: see `visual_tokens`.
+            device: auto (CUDA where there is one), cpu, cuda or cuda:N.
+            aspect: "pad" shows the whole picture, "crop" only its middle square.
+            system_prompt: a text in front of the conversation; None: none.
+            cpu_threads: threads of torch, for the whole process; 0: as they are.
+            selector_options: see `make_selector`.
+            seed: of random weights, and of the selector "random".
+
+        Raises:
+            UserError: the model is not on this machine, or an argument is out of its range.
+        """
+        if aspect not in ASPECTS:
+            raise UserError(f"There is no aspect '{aspect}': take one of {', '.join(ASPECTS)}.")
+        if cpu_threads < 0:
+            raise UserError(f"cpu_threads must be 0 or more, not {cpu_threads}.")
+        make_budget(visual_tokens, token_cap)
+        options = dict(selector_options or {})
+        if selector == "random":
+            options.setdefault("seed", seed)
+        chooses = make_selector(selector, **options)
+        if cpu_threads:
+            torch.set_num_threads(cpu_threads)
+        loaded = load_llava(model, precision=precision, device=device, seed=seed)
+        rows, columns = loaded.pictures.grid
+        info = EngineInfo(
+            model=model,
+            precision=precision,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            device=str(loaded.device),
+            selector=selector,
+            visual_tokens=visual_tokens,
+            token_cap=token_cap,
+            visual_tokens_total=rows * columns,
+            grid=(rows, columns),
+            image_size=loaded.pictures.size,
+            aspect=aspect,
+            context=loaded.model.config.text_config.max_position_embeddings,
+            random_weights=loaded.random_weights,
+            weight_bytes=loaded.model.get_memory_footprint(),
+            quantized_layers=quantized_layers(loaded.model),
+        )
+        return cls(loaded, info, chooses, system_prompt)
+
+    @torch.inference_mode()
+    def see(self, image: np.ndarray, *, visual_tokens: int | float | None = None) -> Scene:
+        """Look at a picture.
+
+        Args:
+            image: uint8 [H, W, 3], RGB. It is not changed and not kept.
+            visual_tokens: another budget than the engine's, for this picture.
+
+        Raises:
+            UserError: the picture or the budget can't be used.
+        """
+        check_image(image)
+        if visual_tokens is None:
+            visual_tokens = self.info.visual_tokens
+        budget = make_budget(visual_tokens, self.info.token_cap)
+        loaded = self._open()
+        watch = Stopwatch(loaded.device)
+        picture = self._frame(image)
+        preprocess_seconds = watch.lap()
+        features = self._look(picture)
+        encode_seconds = watch.lap()
+        selection = self._selector(features, budget)
+        select_seconds = watch.lap()
+        tokens = self._projector(features, selection)
+        project_seconds = watch.lap()
+        text = self._language.embed(self._prompt.before)
+        prefix = self._language.read(torch.cat([text, tokens.to(text.dtype)]))
+        return Scene(
+            selection=selection,
+            tokens_kept=len(tokens),
+            tokens_total=len(features),
+            grid=features.grid,
+            image_shape=(image.shape[0], image.shape[1], image.shape[2]),
+            framing=picture.framing,
+            prefix=prefix,
+            timings=SceneTimings(
+                preprocess=preprocess_seconds,
+                encode=encode_seconds,
+                select=select_seconds,
+                project=project_seconds,
+                prefill=watch.lap(),
+            ),
+        )
+
+    @torch.inference_mode()
+    def features(self, image: np.ndarray) -> VisualFeatures:
+        """What the tower sees in a picture, before any selection; for evaluating selectors.
+
+        Raises:
+            UserError: the picture can't be used.
+        """
+        check_image(image)
+        return self._look(self._frame(image))
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        scene: Scene,
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        should_stop: ShouldStop | None = None,
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """Answer a question in free text, greedily: the same scene and question, the same answer.
+
+        Args:
+            scene: of this engine. It is not changed.
+            question: plain text; blanks around it are dropped.
+            max_new_tokens: the longest answer.
+            should_stop: called before every token; a string that it returns ends the answer, with
+                the text so far and that string as the finish reason.
+            on_text: called after every token with the text so far.
+
+        Raises:
+            UserError: the question can't be asked, or does not fit beside the picture.
+        """
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be 1 or more, not {max_new_tokens}.")
+        loaded = self._open()
+        watch = Stopwatch(loaded.device)
+        ids = self._prompt.after(question)
+        self._check_room(scene, len(ids), max_new_tokens)
+        tokens: list[int] = []
+        chances: list[float] = []
+        prefill = first_token = 0.0
+        finish_reason = "length"
+        written = self._language.continue_from(scene.prefix, ids)
+        while len(tokens) < max_new_tokens:
+            reason = should_stop() if should_stop else None
+            if reason:
+                finish_reason = reason
+                break
+            token, chance = next(written)
+            if not chances:
+                prefill, first_token = watch.lap(), watch.total()
+            if token in loaded.end_token_ids:
+                finish_reason = "stop"
+                if not tokens:
+                    chances.append(chance)
+                break
+            tokens.append(token)
+            chances.append(chance)
+            if on_text:
+                on_text(self._prompt.decode(tokens))
+        return Answer(
+            text=self._prompt.decode(tokens),
+            confidence=_geometric_mean(chances),
+            probabilities=(),
+            finish_reason=finish_reason,
+            prompt_tokens=scene.prefix.length + len(ids),
+            answer_tokens=len(tokens),
+            token_ids=tuple(tokens),
+            timings=AnswerTimings(prefill, watch.lap(), first_token, watch.total()),
+        )
+
+    @torch.inference_mode()
+    def choose(self, scene: Scene, question: str, choices: Sequence[str]) -> Answer:
+        """Choose the likeliest of several answers, in one forward pass over all of them.
+
+        The score of a choice is the log-probability of its tokens **and of the end token behind
+        them**: of giving exactly this answer. So "red" and "red car" are told apart, and no
+        correction for length is made: `probabilities`, a softmax over the scores, are the chances
+        of the choices, given that the answer is one of them.
+
+        Args:
+            scene: of this engine. It is not changed.
+            question: plain text; blanks around it are dropped.
+            choices: two or more different texts. They are compared as they are written: a model
+                that was trained to say "Yes" finds "yes" unlikely (and "no" as much).
+
+        Raises:
+            UserError: the question or the choices can't be asked, or do not fit beside the picture.
+        """
+        loaded = self._open()
+        if isinstance(choices, str) or len(choices) < 2:
+            raise UserError("Give two or more choices to choose among.")
+        watch = Stopwatch(loaded.device)
+        ids = self._prompt.after(question)
+        texts = [self._prompt.answer(question, choice) for choice in choices]
+        if len({choice.strip() for choice in choices}) < len(choices):
+            raise UserError("Two of the choices are the same.")
+        end = min(loaded.end_token_ids)
+        self._check_room(scene, len(ids), max(map(len, texts)) + 1)
+        scores = self._language.score(scene.prefix, ids, [[*text, end] for text in texts])
+        probabilities = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+        best = max(range(len(choices)), key=probabilities.__getitem__)
+        seconds = watch.lap()
+        return Answer(
+            text=choices[best].strip(),
+            confidence=probabilities[best],
+            probabilities=tuple(probabilities),
+            finish_reason="choice",
+            prompt_tokens=scene.prefix.length + len(ids),
+            answer_tokens=len(texts[best]),
+            token_ids=texts[best],
+            timings=AnswerTimings(seconds, 0.0, seconds, watch.total()),
+        )
+
+    def describe(self, scene: Scene, prompt: str | None = None, **as_ask: Any) -> Answer:
+        """Describe a scene: `ask` with a standing prompt, or with one of yours."""
+        return self.ask(scene, DESCRIBE if prompt is None else prompt, **as_ask)
+
+    def warm_up(self) -> float:
+        """Look at a grey picture and ask once, so that the first real question is not the slowest.
+
+        Returns:
+            The seconds that it took.
+        """
+        watch = Stopwatch(self._open().device)
+        side = self.info.image_size
+        grey = np.full((side, side, 3), 128, np.uint8)
+        scene = self.see(grey)
+        self.ask(scene, DESCRIBE, max_new_tokens=2)
+        self.choose(scene, DESCRIBE, ["yes", "no"])
+        return watch.total()
+
+    def peak_memory_bytes(self) -> int:
+        """The most device memory that was in use since loading; 0 on a CPU, which has none."""
+        device = self._open().device
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+    def close(self) -> None:
+        """Free the weights. Scenes of this engine stay readable, but can't be asked any more."""
+        self._loaded = None
+        for part in ("_vision", "_projector", "_language", "_prompt"):
+            if hasattr(self, part):
+                delattr(self, part)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _open(self) -> LoadedLlava:
+        if self._loaded is None:
+            raise RuntimeError("this engine was closed: load another")
+        return self._loaded
+
+    def _frame(self, image: np.ndarray) -> Picture:
+        return preprocess(image, self._open().pictures, self.info.aspect)
+
+    def _look(self, picture: Picture) -> VisualFeatures:
+        features = self._vision(picture)
+        if not bool(features.patches.isfinite().all()):
+            raise UserError(
+                f"The vision tower overflows in {self.info.dtype} on this picture: take bf16."
+            )
+        return features
+
+    def _check_room(self, scene: Scene, asked: int, answered: int) -> None:
+        room = self.info.context - scene.prefix.length - answered
+        if asked > room:
+            raise UserError(
+                f"The question has {asked} tokens; beside the picture and an answer of {answered} "
+                f"tokens there is room for {max(room, 0)}."
+            )
+
+
+def make_budget(visual_tokens: int | float, token_cap: int) -> Budget:
+    """A budget from a user's number. Raises `UserError` where it is out of range.
+
+    Args:
+        visual_tokens: an int is the number of tokens to keep, a float in (0, 1] an energy.
+        token_cap: the most tokens that an energy may keep.
+    """
+    if isinstance(visual_tokens, float):
+        return Budget(token_cap, visual_tokens)
+    return Budget(visual_tokens)
+
+
+def _geometric_mean(chances: Sequence[float]) -> float:
+    if not chances or min(chances) <= 0.0:
+        return 0.0
+    return math.exp(sum(map(math.log, chances)) / len(chances))

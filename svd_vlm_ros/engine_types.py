@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that the engine gives out: what it is, what it saw, what it answered. All frozen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.llava.language import Prefix
+    from svd_vlm_ros.llava.preprocess import Box, Framing
+    from svd_vlm_ros.selection import Selection
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine runs.
+
+    Attributes:
+        model: the name that it was loaded by.
+        precision: fp32, bf16, fp16, int8 or int4.
+        dtype: of activations and of the weights that are not quantized, e.g. "bfloat16".
+        device: "cpu" or "cuda:N".
+        selector: its name.
+        visual_tokens: the standard budget: a number, or an energy (float) under `token_cap`.
+        token_cap: the most tokens that an energy may keep.
+        visual_tokens_total: the patches of a picture.
+        grid: rows and columns of patches.
+        image_size: side of the square that the tower sees, in pixels.
+        aspect: "pad" or "crop".
+        context: the most tokens, visual ones included, that the language model was made for.
+        random_weights: the answers mean nothing.
+        weight_bytes: memory of the weights, buffers and quantization constants included.
+        quantized_layers: {component: (quantized linear layers, all linear layers)}.
+    """
+
+    model: str
+    precision: str
+    dtype: str
+    device: str
+    selector: str
+    visual_tokens: int | float
+    token_cap: int
+    visual_tokens_total: int
+    grid: tuple[int, int]
+    image_size: int
+    aspect: str
+    context: int
+    random_weights: bool
+    weight_bytes: int
+    quantized_layers: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class SceneTimings:
+    """Seconds that each stage of `see` took."""
+
+    preprocess: float
+    encode: float
+    select: float
+    project: float
+    prefill: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return self.preprocess + self.encode + self.select + self.project + self.prefill
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture that was looked at: made once, never changed, asked as often as one likes.
+
+    It belongs to the engine that made it, and holds device memory (`prefix.memory_bytes`) until it
+    is let go.
+
+    Attributes:
+        selection: the kept patches and the scores of all.
+        tokens_kept: visual tokens that the language model reads.
+        tokens_total: patches of the picture, padding included.
+        grid: rows and columns of patches.
+        image_shape: height, width and channels of the source picture.
+        framing: where the patches lie in the source picture.
+        prefix: what the language model remembers of system prompt and picture.
+        timings: what it took to make.
+    """
+
+    selection: Selection
+    tokens_kept: int
+    tokens_total: int
+    grid: tuple[int, int]
+    image_shape: tuple[int, int, int]
+    framing: Framing
+    prefix: Prefix
+    timings: SceneTimings
+
+    def patch_box(self, index: int) -> Box:
+        """What a patch shows: x0, y0, x1, y1 in pixels of the source picture, x1, y1 exclusive.
+
+        Cut at the picture's edges: a patch of padding has an empty box.
+        """
+        return self.framing.patch_box(index)
+
+
+@dataclass(frozen=True)
+class AnswerTimings:
+    """Seconds of an answer.
+
+    Attributes:
+        prefill: reading the question, up to the first token's probabilities (choices: all of it).
+        decode: writing the tokens after the first.
+        first_token: from the call until the first token was known.
+        total: the whole call.
+    """
+
+    prefill: float
+    decode: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: the answer; of choices the likeliest, as it was given.
+        confidence: geometric mean of the probabilities of the answer's tokens; the probability of
+            the end token where the answer is empty; of choices the choice's probability; 0.0 where
+            the answer was stopped before its first token.
+        probabilities: one for each choice, summing to 1; () without choices.
+        finish_reason: "stop": the model ended its answer. "length": it was cut at
+            `max_new_tokens`. "choice". Else the reason that `should_stop` gave.
+        prompt_tokens: all tokens in front of the answer, visual ones included.
+        answer_tokens: tokens of the answer, without the end token.
+        token_ids: those tokens.
+        timings: what it took.
+    """
+
+    text: str
+    confidence: float
+    probabilities: tuple[float, ...]
+    finish_reason: str
+    prompt_tokens: int
+    answer_tokens: int
+    token_ids: tuple[int, ...]
+    timings: AnswerTimings
+
+
+class Stopwatch:
+    """Seconds between stages. On CUDA it waits for the device first, or it would time the asking."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = self._last = self._now()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = self._now()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+    def total(self) -> float:
+        """Seconds since the beginning, up to now."""
+        return self._now() - self._begun
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
