@@ -30,9 +30,10 @@ from svd_vlm_ros.engine_types import (
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.language import LanguageModel
 from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava, load_llava
-from svd_vlm_ros.llava.precision import quantized_layers
+from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
 from svd_vlm_ros.llava.preprocess import ASPECTS, Picture, check_image, preprocess
 from svd_vlm_ros.llava.projector import Projector
 from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
@@ -131,9 +132,9 @@ class SceneEngine:
             grid=(rows, columns),
             image_size=loaded.pictures.size,
             aspect=aspect,
-            context=loaded.model.config.text_config.max_position_embeddings,
+            context=text_config(loaded.model.config).max_position_embeddings,
             random_weights=loaded.random_weights,
-            weight_bytes=loaded.model.get_memory_footprint(),
+            weight_bytes=weight_bytes(loaded.model),
             quantized_layers=quantized_layers(loaded.model),
         )
         return cls(loaded, info, chooses, system_prompt)

@@ -151,7 +151,7 @@ class Answer:
 
 
 class Stopwatch:
-    """Seconds between stages. On CUDA it waits for the device first, or it would time the asking."""
+    """Seconds between stages. On CUDA it waits for the device, or it would time the asking only."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

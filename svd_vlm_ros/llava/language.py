@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from svd_vlm_ros.llava.architecture import text_config
+
 if TYPE_CHECKING:
     from transformers import DynamicCache, LlavaForConditionalGeneration
 
@@ -39,13 +41,13 @@ class LanguageModel:
         self._decoder = model.model.language_model
         self._embedding = self._decoder.embed_tokens
         self._head = model.lm_head
-        self._config = model.config.text_config
+        self._config = text_config(model.config)
         self._device = self._embedding.weight.device
 
     @property
     def context(self) -> int:
         """The most tokens that the model was made for."""
-        return int(self._config.max_position_embeddings)
+        return self._config.max_position_embeddings
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """The embeddings [n, hidden] of n token ids."""
@@ -57,7 +59,7 @@ class LanguageModel:
 
         cache = DynamicCache(config=self._config)
         self._forward(embeddings, cache)
-        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        layers = tuple((keys, values) for keys, values, _ in cache)
         return Prefix(layers, len(embeddings))
 
     def continue_from(self, prefix: Prefix, ids: Sequence[int]) -> Iterator[tuple[int, float]]:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.architecture import check_architecture, text_config, vision_config
 from svd_vlm_ros.llava.files import find_folder, is_random, read_json
 from svd_vlm_ros.llava.precision import (
     QUANTIZED,
@@ -90,6 +91,13 @@ def load_llava(
             raise UserError(
                 f"{name} in {precision} does not fit into the memory of {place}: take {smaller}."
             ) from error
+        except RuntimeError as error:
+            if precision not in QUANTIZED:
+                raise
+            raise UserError(
+                f"bitsandbytes can't quantize on {place} ({error}): see 'svd-vlm doctor', or take "
+                "bf16 or fp16."
+            ) from error
     model.eval().requires_grad_(False)
     check_quantized(model, precision)
     config = model.config
@@ -102,7 +110,7 @@ def load_llava(
     return LoadedLlava(
         model=model,
         tokenizer=tokenizer,
-        pictures=PictureSettings.from_folder(folder, config.vision_config),
+        pictures=PictureSettings.from_folder(folder, vision_config(config)),
         image_token_id=image_token_id,
         end_token_ids=_end_tokens(model, tokenizer),
         precision=precision,
@@ -132,28 +140,6 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_architecture(name: str, config: dict[str, Any]) -> None:
-    """Raise `UserError` unless a config.json describes a LLaVA-1.5 that this package can run."""
-    kinds = [config.get("model_type")]
-    kinds += [
-        (config.get(part) or {}).get("model_type") for part in ("vision_config", "text_config")
-    ]
-    if kinds[0] != "llava" or kinds[1] != "clip_vision_model" or kinds[2] not in ("llama", None):
-        raise UserError(
-            f"The model {name} is '{kinds[0]}' (vision '{kinds[1]}', text '{kinds[2]}'), not "
-            "LLaVA-1.5 with a CLIP tower and a Llama language model."
-        )
-    if not isinstance(config.get("vision_feature_layer", -2), int):
-        raise UserError(f"The model {name} mixes several vision layers, which is not supported.")
-    if config.get("vision_feature_select_strategy", "default") != "default":
-        raise UserError(f"The model {name} also shows its CLS token, which is not supported.")
-    if "quantization_config" in config:
-        raise UserError(
-            f"The weights of {name} are quantized already: take the original ones, they are "
-            "quantized while they load."
-        )
-
-
 def _model_from_files(
     name: str, folder: Path, precision: str, dtype: torch.dtype, device: torch.device
 ) -> LlavaForConditionalGeneration:
@@ -165,7 +151,8 @@ def _model_from_files(
     if precision in QUANTIZED or device.type == "cuda":
         options["device_map"] = {"": device}  # straight to the device, shard by shard
     try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(
+        # With `output_loading_info` it returns a pair, which its type does not tell.
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
             quantization_config=quantization_config(precision, dtype),
@@ -178,6 +165,7 @@ def _model_from_files(
         raise UserError(
             f"The weights of {name} in {folder} are damaged ({error}): fetch the model again."
         ) from error
+    model, info = loaded
     # transformers fills what it does not find with random numbers, and goes on.
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind])
     if wrong:
@@ -185,7 +173,7 @@ def _model_from_files(
             f"{len(wrong)} weights of {name} are missing or of a wrong shape ({wrong[0]}): fetch "
             "the model again."
         )
-    return model
+    return cast("LlavaForConditionalGeneration", model)
 
 
 def _random_model(
@@ -197,8 +185,8 @@ def _random_model(
     seed: int,
 ) -> LlavaForConditionalGeneration:
     config = random_config(name)
-    config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    text = config.text_config
+    config.image_token_index = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    text = text_config(config)
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
     return build_random(config, precision, dtype, device, seed)

@@ -4,8 +4,8 @@
 int8 and int4 quantize the linear layers of the language model's decoder, through bitsandbytes, and
 nothing else. In LLaVA-1.5-7B they hold 6.48 of 7.06 billion parameters. The vision tower and the
 projector stay as they are: they are 5 % of the weights, every token depends on them, and SVD-Prune
-looks at their numbers: quantization must not move the kept patches. The output head
-(`lm_head`) stays too, as it does by default in transformers: its errors go straight into the answer.
+looks at their numbers: quantization must not move the kept patches. The output head (`lm_head`)
+stays too, as it does by default in transformers: its errors go straight into the answer.
 
 * int8: vector-wise, with `threshold=0.0`. The mixed-precision path for outliers (6.0 by default)
   halves the speed and waits for the device in each layer.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import sys
 from collections import Counter
 from typing import Any
 
@@ -38,6 +39,7 @@ NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 INT8_THRESHOLD = 0.0
 INT4_TYPE = "nf4"
 INT4_DOUBLE = True
+_TABLES = ("absmax", "code", "offset")  # what bitsandbytes keeps beside 4-bit weights
 
 
 def check_precision(precision: str) -> None:
@@ -76,9 +78,9 @@ def quantization_config(precision: str, dtype: torch.dtype) -> Any:
     """What `from_pretrained` takes to quantize while it loads; None for the float precisions."""
     if precision not in QUANTIZED:
         return None
+    import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
-    silence_casts()
     if precision == "int8":
         return BitsAndBytesConfig(
             load_in_8bit=True,
@@ -100,50 +102,75 @@ def quantize_linears(module: nn.Module, precision: str, dtype: torch.dtype) -> N
     For models that are built here layer by layer; `quantization_config` does the same to models
     that are read from files.
     """
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    import_bitsandbytes()
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
-    silence_casts()
     for name, linear in list(module.named_modules()):
         if type(linear) is not nn.Linear:
             continue
-        device, bias = linear.weight.device, linear.bias is not None
+        device, bias = linear.weight.device, linear.bias
+        sizes = linear.in_features, linear.out_features, bias is not None
+        weight = linear.weight.detach().cpu()  # on its way to the device it is quantized
         made: nn.Module
         if precision == "int8":
             made = Linear8bitLt(
-                linear.in_features,
-                linear.out_features,
-                bias=bias,
-                has_fp16_weights=False,
-                threshold=INT8_THRESHOLD,
-                device="meta",
+                *sizes, has_fp16_weights=False, threshold=INT8_THRESHOLD, device="meta"
             )
+            made.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         else:
-            made = Linear4bit(
-                linear.in_features,
-                linear.out_features,
-                bias=bias,
-                compute_dtype=dtype,
+            made = Linear4bit(*sizes, compute_dtype=dtype, device="meta")
+            made.weight = Params4bit(
+                weight,
+                requires_grad=False,
                 compress_statistics=INT4_DOUBLE,
                 quant_type=INT4_TYPE,
-                device="meta",
+                module=made,
             )
-        made.load_state_dict(linear.cpu().state_dict(), assign=True)
-        module.set_submodule(name, made.requires_grad_(False).to(device))
+        made.bias = bias
+        module.set_submodule(name, made.to(device))
 
 
-def silence_casts() -> None:
-    """Keep bitsandbytes from saying for each int8 layer and call that it casts to float16: it must.
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes without its network and without its chatter. Do this before any other.
 
-    It says so hundreds of times, and nothing can be done about it: on a CPU float16 is slow for
-    all the rest.
+    On some CPUs bitsandbytes fetches a kernel from a hub while it is imported, where the package
+    `kernels` is installed, and runs it. Nothing is fetched here, so it is told that there is none.
+    It also says for each int8 layer and call that it casts to float16, hundreds of times; nothing
+    can be done about that, since on a CPU float16 is slow for all the rest.
     """
-    name = "bitsandbytes.autograd._functions"
-    importlib.import_module(name)
-    logging.getLogger(name).addFilter(_is_no_cast)
+    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(_is_news)
+    if "bitsandbytes" in sys.modules:
+        return
+    kernels = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("bitsandbytes")
+    finally:
+        del sys.modules["kernels"]
+        if kernels is not None:
+            sys.modules["kernels"] = kernels
 
 
-def _is_no_cast(record: logging.LogRecord) -> bool:
-    return "inputs will be cast" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "inputs will be cast" not in message and "kernels-community" not in message
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all weights and buffers, with the scales and tables of the quantized ones."""
+    total = sum(buffer.nbytes for buffer in model.buffers())
+    for weight in model.parameters():
+        total += weight.nbytes
+        scales = getattr(weight, "SCB", None)
+        state = getattr(weight, "quant_state", None)
+        nested = getattr(state, "state2", None)
+        total += sum(
+            found.nbytes
+            for found in (scales, *(getattr(s, n, None) for s in (state, nested) for n in _TABLES))
+            if isinstance(found, torch.Tensor)
+        )
+    return total
 
 
 def quantized_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -168,6 +195,6 @@ def check_quantized(model: nn.Module, precision: str) -> None:
         wanted = total if component == "language_model" and precision in QUANTIZED else 0
         if quantized != wanted:
             raise RuntimeError(
-                f"{quantized} of {total} linear layers of {component} are quantized in {precision}, "
-                f"{wanted} should be: this version of transformers or bitsandbytes does not serve"
+                f"in {precision}, {quantized} of {total} linear layers of {component} are "
+                f"quantized, not {wanted}: this version of bitsandbytes does not serve"
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class PictureSettings:
     @classmethod
     def from_folder(cls, folder: Path, vision: CLIPVisionConfig) -> PictureSettings:
         """Read a model's processor files. Raises `UserError` where they do not fit its tower."""
-        found: dict[str, object] = {}
+        found: dict[str, Any] = {}
         for name in ("preprocessor_config.json", "processor_config.json"):
             if (folder / name).is_file():
                 content = read_json(folder / name)
@@ -77,10 +77,10 @@ class PictureSettings:
         return cls(
             size=vision.image_size,
             patch=vision.patch_size,
-            mean=tuple(found["image_mean"]),  # type: ignore[arg-type]
-            std=tuple(found["image_std"]),  # type: ignore[arg-type]
-            rescale=float(found.get("rescale_factor", 1 / 255)),  # type: ignore[arg-type]
-            resample=int(found.get("resample", Image.Resampling.BICUBIC)),  # type: ignore[call-overload]
+            mean=tuple(found["image_mean"]),
+            std=tuple(found["image_std"]),
+            rescale=float(found.get("rescale_factor", 1 / 255)),
+            resample=int(found.get("resample", Image.Resampling.BICUBIC)),
         )
 
 
@@ -173,8 +173,8 @@ def preprocess(image: np.ndarray, settings: PictureSettings, aspect: str) -> Pic
     else:
         square, framing = _crop(image, settings)
     # As the processor does it: to 0..1 in float64, then float32 arithmetic.
-    values = (square.astype(np.float64) * settings.rescale).astype(np.float32)
-    values = (values - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+    scaled = (square.astype(np.float64) * settings.rescale).astype(np.float32)
+    values = (scaled - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
     pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
     return Picture(pixels, framing)
 

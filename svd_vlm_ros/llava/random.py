@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models with a true architecture and random weights: for speed, memory and tests, never for answers.
+"""Models with a true architecture and random weights: for speed, memory and tests, not answers.
 
 They are built layer by layer, each quantized before the next is made, so that the 7B architecture
 in int4 needs no more memory than its weights in int4.
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.precision import QUANTIZED, quantize_linears
 
 if TYPE_CHECKING:
@@ -98,15 +99,16 @@ def build_random(
     from transformers import LlavaForConditionalGeneration
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-    layers = config.text_config.num_hidden_layers
+    text = text_config(config)
+    layers = text.num_hidden_layers
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.device(device):
         torch.manual_seed(seed)
-        config.text_config.num_hidden_layers = 0
+        text.num_hidden_layers = 0
         try:
             model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
         finally:
-            config.text_config.num_hidden_layers = layers
+            text.num_hidden_layers = layers
         decoder = model.model.language_model
         decoder.config.num_hidden_layers = layers
         before = torch.get_default_dtype()
@@ -114,7 +116,7 @@ def build_random(
         try:
             for index in range(layers):
                 layer = LlamaDecoderLayer(decoder.config, index).requires_grad_(False)
-                _randomise(layer, config.text_config.initializer_range)
+                _randomise(layer, text.initializer_range)
                 if precision in QUANTIZED:
                     quantize_linears(layer, precision, dtype)
                 decoder.layers.append(layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svd_vlm_ros.llava.architecture import vision_layers
 from svd_vlm_ros.llava.preprocess import Picture
 from svd_vlm_ros.selection.interface import VisualFeatures
 
@@ -21,13 +22,9 @@ class VisionTower:
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         tower = model.model.vision_tower
-        layers = tower.encoder.layers
-        # Hidden state 0 is the embedding, hidden state i what layer i gives: -2 means all but one.
-        chosen = model.config.vision_feature_layer
-        count = chosen if chosen >= 0 else len(layers) + 1 + chosen
         self._embeddings = tower.embeddings
         self._norm = tower.pre_layrnorm
-        self._layers = layers[:count]
+        self._layers = tower.encoder.layers[: vision_layers(model.config)]
         self._weight = tower.embeddings.patch_embedding.weight
 
     def __call__(self, picture: Picture) -> VisualFeatures:

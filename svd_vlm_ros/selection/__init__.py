@@ -50,7 +50,7 @@ def make_selector(name: str, **options: Any) -> Selector:
     if name not in _REGISTRY:
         raise UserError(f"There is no selector '{name}': take one of {', '.join(_REGISTRY)}.")
     made = _REGISTRY[name]
-    known = [field.name for field in fields(made)] if is_dataclass(made) else []
+    known: list[str] = [field.name for field in fields(made)] if is_dataclass(made) else []
     unknown = sorted(set(options) - set(known))
     if unknown:
         has = f"its options are {', '.join(known)}" if known else "it has none"
