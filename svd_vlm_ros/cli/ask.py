@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`svd-vlm ask`: one question about one picture, without ROS."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 from typing import Annotated
 
@@ -32,8 +32,7 @@ def ask(
 ) -> None:
     """Ask one question about one picture.
 
-    Prints the answer, its confidence, how many visual tokens were kept, and the time of every
-    stage.
+    Prints the answer, its confidence, the visual tokens kept, and the time of every stage.
 
     Example:  svd-vlm ask photo.jpg 'is the path clear?' --choices yes,no --overlay kept.png
     """

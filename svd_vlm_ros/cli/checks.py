@@ -19,13 +19,14 @@ from typing import Any
 
 from svd_vlm_ros.cli.console import gigabytes
 from svd_vlm_ros.cli.processes import environment, module_command
+from svd_vlm_ros.errors import UserError
 
 TORCH_HELP = "see docs/models.md for the torch of this machine"
-JETSON_BUILD = (
-    "build bitsandbytes on the Jetson, for its own GPU: cmake -DCOMPUTE_BACKEND=cuda "
-    "-DCOMPUTE_CAPABILITY={capability} . && make && python3 -m pip install . (docs/models.md)"
+BUILD_HERE = (
+    "build bitsandbytes on this machine: cmake -DCOMPUTE_BACKEND=cuda "
+    "-DCOMPUTE_CAPABILITY={capability} -S . && make && python3 -m pip install . (docs/models.md)"
 )
-JETSON_SIGNS = ("named symbol not found", "no kernel image", "invalid device function")
+BUILD_SIGNS = ("named symbol not found", "no kernel image", "invalid device function")
 PRODUCT_TOLERANCE = {"int8": 0.05, "int4": 0.2}  # relative; 0.010 and 0.092 where all is well
 
 
@@ -282,15 +283,15 @@ def check_product(
             f"reinstall bitsandbytes, or use another precision than {kind}",
         )
     detail = f"bitsandbytes {version}: {outcome.error}"
-    if device != "cpu" and (jetson or any(sign in outcome.error for sign in JETSON_SIGNS)):
+    if device != "cpu" and (jetson or any(sign in outcome.error for sign in BUILD_SIGNS)):
         digits = (capability or "8.7").replace(".", "")
         cause = (
-            "PyPI's aarch64 build is for servers, not for a Jetson's GPU"
+            "PyPI's aarch64 build is for servers, not for a Jetson's L4T"
             if jetson
             else "this build has no code for this GPU"
         )
         return Check(
-            name, Status.FAILED, f"{detail}; {cause}", JETSON_BUILD.format(capability=digits)
+            name, Status.FAILED, f"{detail}; {cause}", BUILD_HERE.format(capability=digits)
         )
     return Check(
         name,
@@ -300,28 +301,21 @@ def check_product(
     )
 
 
-def check_model(name: str, folder: Path | None, problem: str, wanted: bool) -> Check:
+def check_model(name: str, found: Path | UserError, wanted: bool) -> Check:
     """Whether a model is on this machine.
 
     Args:
         name: as given to `--model`.
-        folder: where it lies, if it is here.
-        problem: what is wrong with it, one sentence; empty where it is whole.
+        found: its folder, or the sentence about what is wrong and what to do.
         wanted: asked for by name, so that it must be here.
     """
     title = f"model {name}"
-    if folder and not problem:
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        return Check(title, Status.OK, f"{gigabytes(size)} in {folder}")
-    remedy = f"svd-vlm download {name}" if "/" in name else "install this package again"
-    if Path(name).is_dir():
-        remedy = "name a folder with config.json, tokenizer files and safetensors weights"
-    return Check(
-        title,
-        Status.FAILED if wanted else Status.WARNING,
-        problem or "not on this machine",
-        remedy if wanted else f"{remedy} (or use scout, which needs no download)",
-    )
+    if isinstance(found, Path):
+        size = sum(path.stat().st_size for path in found.glob("*.safetensors"))
+        return Check(title, Status.OK, f"{gigabytes(size)} in {found}")
+    problem, _, remedy = str(found).partition(": ")
+    status = Status.FAILED if wanted else Status.WARNING
+    return Check(title, status, problem, remedy or f"svd-vlm download {name}")
 
 
 def check_cameras(outcome: Outcome, domain: str, seconds: float) -> list[Check]:

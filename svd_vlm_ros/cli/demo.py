@@ -5,7 +5,7 @@ Nothing is simulated but the camera's world: the node, the middleware, the servi
 are the real ones.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 import os
 import time
@@ -87,7 +87,7 @@ def demo(
         int, typer.Option("--questions", min=1, max=100, help="How many questions.")
     ] = 8,
     keep_picture: Annotated[
-        Path | None,
+        options.MaybePath,
         typer.Option(
             "--keep-picture",
             metavar="PNG",
@@ -163,7 +163,7 @@ def _ros_parameters(values: Mapping[str, object]) -> list[str]:
     return ["--ros-args", *(word for pair in pairs for word in pair)]
 
 
-def _ask(client: DemoClient, wanted: int) -> Iterator[Asked]:
+def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
     """Ask `wanted` questions of as many kinds as possible, each about the newest picture."""
     from svd_vlm_ros.cli.demo_client import true_answer
     from svd_vlm_ros.scout.questions import standard_questions
@@ -202,7 +202,7 @@ def _ask(client: DemoClient, wanted: int) -> Iterator[Asked]:
         )
 
 
-def next_question(offered: list[Question], done: list[str]) -> Question:
+def next_question(offered: "list[Question]", done: list[str]) -> "Question":
     """Of the questions that a scene allows, the one whose kind was asked least often, in the order
     of `KINDS`.
     """
@@ -215,7 +215,7 @@ def plain(answer: str) -> str:
     return answer.strip().lower().rstrip(".")
 
 
-def _describe(client: DemoClient, keep_picture: Path | None) -> Described:
+def _describe(client: "DemoClient", keep_picture: Path | None) -> Described:
     from svd_vlm_ros.scout.questions import describe
 
     message = client.next_description(ANSWER_SECONDS)

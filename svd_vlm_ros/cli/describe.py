@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`svd-vlm describe`: one picture in words, without ROS."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from svd_vlm_ros.cli.console import print_json, spinner
 def describe(
     image: options.ImagePath,
     prompt: Annotated[
-        str | None,
+        options.MaybeText,
         typer.Option(
             "--prompt", help="Ask for the description in other words than the model's own."
         ),

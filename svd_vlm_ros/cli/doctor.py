@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`svd-vlm doctor`: is all here that a robot's answers need, and what to do where it is not."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 import os
 import shutil
@@ -24,7 +24,8 @@ from rich.text import Text
 from svd_vlm_ros.cli import checks, options
 from svd_vlm_ros.cli.checks import Check, Outcome, Status, run_probe
 from svd_vlm_ros.cli.console import print_json, spinner, stdout
-from svd_vlm_ros.cli.models import find_model
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.files import find_folder
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
@@ -33,7 +34,7 @@ COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold re
 
 def doctor(
     model: Annotated[
-        str | None, typer.Option("--model", help="A model that has to be on this machine.")
+        options.MaybeText, typer.Option("--model", help="A model that has to be on this machine.")
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", min=0.1, help="How long to listen for cameras.")
@@ -109,8 +110,11 @@ def _check_models(wanted: str | None) -> Iterator[Check]:
     """scout, the launch file's default, and the model that was asked for."""
     names = dict.fromkeys(("scout", options.DEFAULT_HUB_MODEL, wanted or "scout"))
     for name in names:
-        folder, problem = find_model(name)
-        yield checks.check_model(name, folder, problem, wanted=name in ("scout", wanted))
+        try:
+            found: Path | UserError = find_folder(name)
+        except UserError as error:
+            found = error
+        yield checks.check_model(name, found, wanted=name in ("scout", wanted))
 
 
 def print_table(found: list[Check]) -> None:

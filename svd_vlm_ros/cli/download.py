@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`svd-vlm download`: the only part of this package that touches a network."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ def download(
 ) -> None:
     """Fetch a LLaVA-1.5 model from the hub, and verify every file.
 
-    Only safetensors, JSON and tokenizer files are fetched. Where it was interrupted, it continues.
+    Only safetensors, JSON and tokenizer files are fetched. An interrupted download continues.
 
     Example:  svd-vlm download llava-hf/llava-1.5-7b-hf
     """

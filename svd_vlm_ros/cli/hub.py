@@ -92,6 +92,8 @@ def fetch_config(model: HubModel) -> None:
     """Fetch config.json and refuse what is no LLaVA-1.5, before its weights are fetched."""
     from huggingface_hub import hf_hub_download
 
+    from svd_vlm_ros.llava.loading import check_architecture
+
     with _sentences(model.name, model.revision):
         path = hf_hub_download(model.name, "config.json", revision=model.commit)
     try:
@@ -99,20 +101,7 @@ def fetch_config(model: HubModel) -> None:
     except ValueError:
         Path(path).unlink()
         raise UserError(f"The config.json of {model.name} is broken: try again later.") from None
-    check_config(model.name, config)
-
-
-def check_config(name: str, config: Any) -> None:
-    """Raise `UserError` unless a config.json describes a CLIP tower and a Llama language model."""
-    parts = config if isinstance(config, dict) else {}
-    kind = parts.get("model_type")
-    vision = (parts.get("vision_config") or {}).get("model_type")
-    text = (parts.get("text_config") or {}).get("model_type")
-    if kind != "llava" or vision != "clip_vision_model" or text not in ("llama", "vicuna"):
-        raise UserError(
-            f"{name} is a '{kind}' model (vision: {vision}, text: {text}), not a LLaVA-1.5 with "
-            "CLIP tower and Llama language model: try llava-hf/llava-1.5-7b-hf."
-        )
+    check_architecture(model.name, config if isinstance(config, dict) else {})
 
 
 def check_space(model: HubModel) -> None:

@@ -4,7 +4,7 @@
 Exit statuses: 0 it worked; 1 it failed, with one line on stderr; 2 wrong usage.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 from typing import Annotated, Any
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -50,6 +50,10 @@ def parse_visual_tokens(text: str) -> int | float:
     return energy
 
 
+# typer 0.9, which Ubuntu 24.04 has, reads no `X | None`.
+MaybePath = Optional[Path]  # noqa: UP045
+MaybeText = Optional[str]  # noqa: UP045
+
 ImagePath = Annotated[
     Path, typer.Argument(metavar="IMAGE", help="A picture that OpenCV reads: JPEG, PNG, ...")
 ]
@@ -82,7 +86,7 @@ MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="The longest answer, in tokens.")
 ]
 Overlay = Annotated[
-    Path | None,
+    MaybePath,
     typer.Option(
         "--overlay", metavar="PNG", help="Also draw the kept patches and the answer into this file."
     ),

@@ -100,29 +100,27 @@ def _version(package: str) -> str | None:
 def product(kind: str, device: str) -> Found:
     """One real quantized product through bitsandbytes, for 1 row (decode) and 64 rows (prefill).
 
-    `kind` is int8 or int4 (NF4), with the same settings as the engine. The error is relative to the
-    product with
-    the float32 weights: |y - y'| / |y| over all elements.
+    `kind` is int8 or int4, quantized as the engine does it. The error is relative to the product
+    with the float32 weights: |y - y'| / |y| over all elements.
     """
     import torch as library
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    from svd_vlm_ros.llava.precision import compute_dtype, quantize_linears
 
     library.manual_seed(0)
     weights = library.randn(256, 512)
     inputs = library.randn(64, 512)
-    if kind == "int8":
-        layer = Linear8bitLt(512, 256, bias=False, has_fp16_weights=False, threshold=0.0)
-        half = library.float16
-    else:
-        half = library.bfloat16
-        layer = Linear4bit(512, 256, bias=False, compute_dtype=half, quant_type="nf4")
-    layer.load_state_dict({"weight": weights})
-    layer = layer.to(device).eval()
+    dtype = compute_dtype(kind, library.device(device))
+    layer = library.nn.Sequential(library.nn.Linear(512, 256, bias=False))
+    layer[0].weight.data = weights.clone()
+    layer = layer.to(device, dtype)
+    quantize_linears(layer, kind, dtype)
+    layer.eval()
     begun = time.perf_counter()
     errors = []
     with library.inference_mode():
         for rows in (1, 64):
-            got = layer(inputs[:rows].to(device, half)).float().cpu()
+            got = layer(inputs[:rows].to(device, dtype)).float().cpu()
             wanted = inputs[:rows] @ weights.T
             errors.append(float((got - wanted).norm() / wanted.norm()))
     return {"error_of_product": max(errors), "seconds": time.perf_counter() - begun}

@@ -11,7 +11,7 @@ import pytest
 
 from svd_vlm_ros.cli import checks
 from svd_vlm_ros.cli.checks import Check, Outcome, Status
-from svd_vlm_ros.cli.models import find_model, find_problem
+from svd_vlm_ros.errors import UserError
 
 GPU = {"name": "Orin", "capability": "8.7", "memory": 7_800_000_000}
 JETSON = "Jetson Orin Nano, L4T R36.4.3"
@@ -157,7 +157,7 @@ def test_a_failing_product_on_a_jetson_names_the_build(error: str) -> None:
     check = checks.check_product("int8", "cuda", "0.50.2", Outcome(error=error), JETSON, "8.7")
     assert check.status is Status.FAILED
     assert error in check.detail
-    assert "not for a Jetson's GPU" in check.detail
+    assert "not for a Jetson's L4T" in check.detail
     assert "-DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY=87" in check.remedy
 
 
@@ -203,38 +203,25 @@ def test_cameras() -> None:
     assert broken.status is Status.FAILED
 
 
-# Models
+def test_models() -> None:
+    absent = UserError("The model a/b is not here: fetch it with 'svd-vlm download a/b'.")
+    wanted = checks.check_model("a/b", absent, wanted=True)
+    assert wanted == Check(
+        "model a/b",
+        Status.FAILED,
+        "The model a/b is not here",
+        "fetch it with 'svd-vlm download a/b'.",
+    )
+    assert checks.check_model("a/b", absent, wanted=False).status is Status.WARNING
+    assert checks.check_model("a/b", UserError("Broken."), wanted=True).remedy
 
 
-def test_models_that_are_not_here() -> None:
-    assert find_model("nobody/nothing") == (None, "")
-    assert find_model("not a model") == (None, "")
-    asked_for = checks.check_model("nobody/nothing", None, "", wanted=True)
-    assert asked_for.status is Status.FAILED
-    assert asked_for.remedy == "svd-vlm download nobody/nothing"
-    default = checks.check_model("nobody/nothing", None, "", wanted=False)
-    assert default.status is Status.WARNING
-
-
-def test_an_incomplete_folder_is_told_from_a_whole_one(tmp_path: Path) -> None:
-    assert "no config.json" in find_problem(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    assert "1 of 1 weight files missing (model.safetensors)" in find_problem(tmp_path)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+def test_a_model_that_is_here_is_shown_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "1.safetensors").write_bytes(bytes(1000))
-    assert "1 of 2 weight files missing (2.safetensors)" in find_problem(tmp_path)
     (tmp_path / "2.safetensors").write_bytes(bytes(500))
-    assert "no tokenizer" in find_problem(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    assert "no picture settings" in find_problem(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text("{}")
-    assert find_problem(tmp_path) == ""
-    assert find_model(str(tmp_path)) == (tmp_path, "")
-    whole = checks.check_model(str(tmp_path), tmp_path, "", wanted=True)
-    assert whole.detail == f"1.5 kB in {tmp_path}"
-    index.write_text("{")
-    assert "is broken" in find_problem(tmp_path)
+    check = checks.check_model(str(tmp_path), tmp_path, wanted=True)
+    assert check.status is Status.OK
+    assert check.detail == f"1.5 kB in {tmp_path}"
 
 
 # The real thing
