@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scout's architecture, tokenizer and processor files: a LLaVA-1.5 in every respect but size.
 
-`build()` gives a `LlavaForConditionalGeneration` with random weights; `save_processor()` writes the files beside it.
-Both load through the code that loads `llava-hf/llava-1.5-7b-hf`.
+`build()` gives a `LlavaForConditionalGeneration` with random weights; `save_processor()` writes the
+files beside it. Both load through the code that loads `llava-hf/llava-1.5-7b-hf`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def words() -> list[str]:
-    """The tokenizer's vocabulary: special tokens, the world's words, and letters so that no question is unreadable."""
+    """The tokenizer's vocabulary: special tokens, the world's words, and letters so that no
+    question is unreadable.
+    """
     letters = [*string.ascii_lowercase, *string.digits]
     pieces = ["##" + c for c in letters] + ["##s", "##es"]
     known = [*vocabulary(), "user", "assistant", *string.punctuation, *letters, *pieces]
@@ -40,7 +42,15 @@ def words() -> list[str]:
 
 def tokenizer() -> Tokenizer:
     """Lower-cased words and single digits; unknown words fall into letters."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
 
     ids = {word: i for i, word in enumerate(words())}
     made = Tokenizer(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=64))
@@ -60,6 +70,7 @@ def tokenizer() -> Tokenizer:
 
 
 def config() -> LlavaConfig:
+    """The configuration: CLIP tower, projector and Llama of LLaVA-1.5, small."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     vision = CLIPVisionConfig(
@@ -88,7 +99,6 @@ def config() -> LlavaConfig:
         vision_config=vision,
         text_config=text,
         image_token_index=IMAGE,
-        image_token_id=IMAGE,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default",
         vision_feature_layer=-2,

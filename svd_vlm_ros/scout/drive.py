@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A drive of 60 s through the world: what `scout_camera` publishes.
 
-The drive has six stretches of 10 s. The objects of a stretch come nearer along straight lines from the vanishing point
-of the path; at its end the robot turns a corner, and the next stretch begins.
+The drive has six stretches of 10 s. The objects of a stretch come nearer along straight lines from
+the vanishing point of the path; at its end the robot turns a corner, and the next stretch begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ FIRST_SEED = 20_000_000  # beyond the seeds of training and of evaluation
 def drive(t: float, seed: int = 0) -> WorldScene:
     """The scene that the camera sees `t` seconds into the drive; after 60 s the drive begins anew.
 
-    The same `t` and `seed` give the same scene. `frame` counts milliseconds, so no two pictures are alike.
+    The same `t` and `seed` give the same scene. `frame` counts milliseconds, so no two pictures are
+    alike.
     """
     at = t % LENGTH
     number = int(at // STRETCH)

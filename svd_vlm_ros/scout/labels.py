@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each of the 24 x 24 patches of a scene shows: the dense supervision of scout's vision tower.
 
-`patch_labels` reads the renderer's map of objects; `attributes` writes the labels as one row of numbers a patch, the
-language in which the two halves of the model are trained before they meet (see `train`).
+`patch_labels` reads the renderer's map of objects; `attributes` writes the labels as one row of
+numbers a patch, the language in which the two halves of the model are trained before they meet (see
+`train`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ GROUPS: tuple[tuple[str, int], ...] = (
     ("sky", len(SKIES) + 1),
     ("anchor", 2),
 )
-# Where the object's middle and foot are, the patch's own place (all 0 to 1), and the logarithm of the object's patches.
+# Where the object's middle and foot are, the patch's own place (all 0 to 1), and the logarithm of
+# the object's patches.
 MEASURES = ("x", "base", "column", "row", "size")
 FREQUENCIES = (1.0, 2.0, 4.0)
 CLASSES = sum(count for _, count in GROUPS)
@@ -42,14 +44,16 @@ ATTRIBUTES = CLASSES + MEASURED
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """`classes`: int64 [576, 9], one column a group. `measures`: float32 [576, 5]. Both in raster order."""
+    """`classes`: int64 [576, 9], one column a group. `measures`: float32 [576, 5]. Both in raster
+    order.
+    """
 
     classes: np.ndarray
     measures: np.ndarray
 
 
 def patch_labels(scene: WorldScene) -> PatchLabels:
-    """What each patch shows. A patch belongs to the object that covers most of it, if that is a fifth or more."""
+    """What each patch shows: the object that covers most of it, if that is a fifth or more."""
     owner, centers = _owners(scene)
     classes = np.empty((PATCHES, len(GROUPS)), np.int64)
     classes[:] = [0, *(count - 1 for _, count in GROUPS[1:-1]), 0]
@@ -79,10 +83,14 @@ def patch_labels(scene: WorldScene) -> PatchLabels:
 
 
 def _owners(scene: WorldScene) -> tuple[np.ndarray, dict[int, int]]:
-    """The object of each patch (int [576], -1 for none) and each visible object's own most central patch."""
-    pixels = object_map(scene).reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3)
-    pixels = pixels.reshape(PATCHES, PATCH * PATCH)
-    count = np.stack([(pixels == i).sum(1) for i in range(len(scene.objects))] or [np.zeros(PATCHES)])
+    """The object of each patch (int [576], -1 for none) and each visible object's own most central
+    patch.
+    """
+    tiles = object_map(scene).reshape(GRID, PATCH, GRID, PATCH).transpose(0, 2, 1, 3)
+    pixels = tiles.reshape(PATCHES, PATCH * PATCH)
+    count = np.stack(
+        [(pixels == i).sum(1) for i in range(len(scene.objects))] or [np.zeros(PATCHES)]
+    )
     owner = np.where(count.max(0) >= COVERED * PATCH * PATCH, count.argmax(0), -1)
     centers = {}
     for index in range(len(scene.objects)):
@@ -103,7 +111,9 @@ def _label_background(scene: WorldScene, classes: np.ndarray, x: np.ndarray, y: 
 
 
 def attributes(labels: PatchLabels) -> np.ndarray:
-    """Labels as one row a patch: one-hot classes, then each measure with its sines and cosines. float32 [576, ATTRIBUTES]."""
+    """Labels as one row a patch: one-hot classes, then each measure with its sines and cosines.
+    float32 [576, ATTRIBUTES].
+    """
     columns = [
         np.eye(count, dtype=np.float32)[labels.classes[:, i]] for i, (_, count) in enumerate(GROUPS)
     ]

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person may ask about a scene of the world, in several wordings, with the one true answer.
 
-Only questions with one answer are asked: "what color is the tree?" where there is one tree, "left of" between two
-things that can be told apart by their kind, or by colour and kind.
+Only questions with one answer are asked: "what color is the tree?" where there is one tree, "left
+of" between two things that can be told apart by their kind, or by colour and kind.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,7 +32,11 @@ from .world import (
     clear_side,
 )
 
-NEAREST_MARGIN = 0.03 * SIZE  # the nearest thing is asked for only where it leads by this many pixels
+T = TypeVar("T")
+
+NEAREST_MARGIN = (
+    0.03 * SIZE
+)  # the nearest thing is asked for only where it leads by this many pixels
 
 QUESTION_KINDS = (
     "exists",
@@ -169,11 +176,14 @@ PLURALS = {kind: kind + "s" for kind in KINDS} | {"box": "boxes", "person": "peo
 
 
 def with_article(name: str) -> str:
+    """The name with "a" or "an"."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def describe(scene: WorldScene) -> str:
-    """The sentence that names ground, sky and every object with colour and side, from left to right."""
+    """The sentence that names ground, sky and every object with colour and side, from left to
+    right.
+    """
     places = {"left": "on the left", "center": "in the center", "right": "on the right"}
     parts = [
         f"{with_article(thing.name)} {places[thing.side]}"
@@ -187,7 +197,9 @@ def describe(scene: WorldScene) -> str:
 
 
 def references(scene: WorldScene) -> list[tuple[str, WorldObject]]:
-    """Names that mean one object of the scene: its kind where it is the only one, colour and kind where those are."""
+    """Names that mean one object of the scene: its kind where it is the only one, colour and kind
+    where those are.
+    """
     kinds = Counter(thing.kind for thing in scene.objects)
     names = Counter(thing.name for thing in scene.objects)
     found = []
@@ -200,38 +212,45 @@ def references(scene: WorldScene) -> list[tuple[str, WorldObject]]:
 
 
 def questions(scene: WorldScene, rng: np.random.Generator) -> list[Question]:
-    """Questions about a scene, a handful of each kind that it allows, in random wordings. Same generator state, same list."""
-    return [question for make in _MAKERS for question in make(scene, rng)]
+    """Questions about a scene, a handful of each kind that it allows, in random wordings.
+
+    The same state of the generator gives the same list.
+    """
+    return [question for make in _MAKERS for question in make(scene, _Choice(rng))]
 
 
 def standard_questions(scene: WorldScene) -> list[Question]:
-    """The same questions in their first wording: at most one of each kind, chosen by the scene's own seed."""
-    rng = np.random.default_rng((scene.seed, 7))
-    first = _FirstWording(rng)
+    """At most one question of each kind, in its first wording, chosen by the scene's own seed."""
+    choice = _Choice(np.random.default_rng((scene.seed, 7)), first_wording=True)
     found: dict[str, Question] = {}
     for make in _MAKERS:
-        for question in make(scene, first):
+        for question in make(scene, choice):
             found.setdefault(question.kind, question)
     return list(found.values())
 
 
-class _FirstWording:
-    """A generator that takes the first wording and leaves every other choice to chance."""
+@dataclass(frozen=True)
+class _Choice:
+    """Where the makers of questions get their random choices."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
+    rng: np.random.Generator
+    first_wording: bool = False
 
-    def wording(self, count: int) -> int:
-        return 0
+    def wording(self, options: tuple[str, ...]) -> str:
+        return options[0 if self.first_wording else int(self.rng.integers(len(options)))]
 
-    def __getattr__(self, name: str):
-        return getattr(self._rng, name)
+    def one(self, options: Collection[str]) -> str:
+        return str(self.rng.choice(sorted(options)))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def some(self, options: list[T], count: int) -> list[T]:
+        return [options[i] for i in self.rng.permutation(len(options))[:count]]
 
 
-def _ask(rng, kind: str, wording: str, answer: str, **names: str) -> Question:
-    options = WORDINGS[wording]
-    pick = getattr(rng, "wording", rng.integers)
-    text = options[int(pick(len(options)))].format(**names)
+def _ask(choice: _Choice, kind: str, wording: str, answer: str, **names: str) -> Question:
+    text = choice.wording(WORDINGS[wording]).format(**names)
     if names.get("a", "x")[0] in "aeiou":
         text = text.replace(" a " + names["a"], " an " + names["a"])
     return Question(kind, text, answer)
@@ -241,120 +260,115 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _exists(scene: WorldScene, rng) -> Iterator[Question]:
-    present = sorted({thing.kind for thing in scene.objects})
-    missing = [kind for kind in KINDS if kind not in present]
+def _exists(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    present = {thing.kind for thing in scene.objects}
+    missing = set(KINDS) - present
     if present:
-        yield _ask(rng, "exists", "exists", "yes", a=str(rng.choice(present)))
+        yield _ask(choice, "exists", "exists", "yes", a=choice.one(present))
     if missing:
-        yield _ask(rng, "exists", "exists", "no", a=str(rng.choice(missing)))
+        yield _ask(choice, "exists", "exists", "no", a=choice.one(missing))
 
 
-def _exists_color(scene: WorldScene, rng) -> Iterator[Question]:
+def _exists_color(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    """The "no" names a near miss: a kind of the scene in another colour, or a colour on another
+    kind.
+    """
     names = {thing.name for thing in scene.objects}
     if names:
-        yield _ask(rng, "exists color", "exists", "yes", a=str(rng.choice(sorted(names))))
-    near_misses = sorted(
-        {f"{c} {o.kind}" for o in scene.objects for c in PALETTE[o.kind]}
-        | {f"{o.color} {k}" for o in scene.objects for k in KINDS if o.color in PALETTE[k]}
-    )
-    wrong = [name for name in near_misses if name not in names]
-    if wrong:
-        yield _ask(rng, "exists color", "exists", "no", a=str(rng.choice(wrong)))
+        yield _ask(choice, "exists color", "exists", "yes", a=choice.one(names))
+    near = {f"{color} {o.kind}" for o in scene.objects for color in PALETTE[o.kind]}
+    near |= {
+        f"{o.color} {kind}" for o in scene.objects for kind in KINDS if o.color in PALETTE[kind]
+    }
+    if near - names:
+        yield _ask(choice, "exists color", "exists", "no", a=choice.one(near - names))
 
 
-def _count(scene: WorldScene, rng) -> Iterator[Question]:
+def _count(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     if not clear_count(scene):
         return
     kinds = Counter(thing.kind for thing in scene.objects)
-    for kind in rng.choice(sorted(kinds), 1) if kinds else ():
-        yield _ask(rng, "count", "count", str(kinds[str(kind)]), s=PLURALS[str(kind)])
-    if rng.random() < 0.3:
-        kind = str(rng.choice(KINDS))
-        yield _ask(rng, "count", "count", str(kinds[kind]), s=PLURALS[kind])
+    asked = [choice.one(kinds)] if kinds else []
+    if choice.chance(0.3):
+        asked.append(choice.one(KINDS))
+    for kind in asked:
+        yield _ask(choice, "count", "count", str(kinds[kind]), s=PLURALS[kind])
     if len(scene.objects) <= 9:
-        yield _ask(rng, "count", "count", str(len(scene.objects)), s="objects")
+        yield _ask(choice, "count", "count", str(len(scene.objects)), s="objects")
 
 
-def _color(scene: WorldScene, rng) -> Iterator[Question]:
+def _color(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     known = [(name, thing) for name, thing in references(scene) if name == thing.kind]
-    for i in rng.permutation(len(known))[:2]:
-        name, thing = known[i]
-        yield _ask(rng, "color", "color", thing.color, a=name)
+    for name, thing in choice.some(known, 2):
+        yield _ask(choice, "color", "color", thing.color, a=name)
 
 
-def _where(scene: WorldScene, rng) -> Iterator[Question]:
+def _where(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     known = [(name, thing) for name, thing in references(scene) if clear_side(thing)]
-    for i in rng.permutation(len(known))[:2]:
-        name, thing = known[i]
-        yield _ask(rng, "where", "where", thing.side, a=name)
+    for name, thing in choice.some(known, 2):
+        yield _ask(choice, "where", "where", thing.side, a=name)
 
 
-def _left_of(scene: WorldScene, rng) -> Iterator[Question]:
+def _left_of(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     known = references(scene)
     pairs = [(a, b) for a in known for b in known if clear_order(a[1], b[1])]
-    for i in rng.permutation(len(pairs))[:2]:
-        (name_a, a), (name_b, b) = pairs[i]
-        left = bool(rng.random() < 0.5)
+    for (name_a, a), (name_b, b) in choice.some(pairs, 2):
+        left = choice.chance(0.5)
         wording = "left of" if left else "right of"
-        yield _ask(rng, "left of", wording, _yes((a.x < b.x) == left), a=name_a, b=name_b)
+        yield _ask(choice, "left of", wording, _yes((a.x < b.x) == left), a=name_a, b=name_b)
 
 
-def _nearest(scene: WorldScene, rng) -> Iterator[Question]:
+def _nearest(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     bases = sorted((thing.base for thing in scene.objects), reverse=True)
     nearest = scene.nearest
     if nearest and (len(bases) == 1 or bases[0] - bases[1] >= NEAREST_MARGIN):
-        yield _ask(rng, "nearest", "nearest", with_article(nearest.name))
+        yield _ask(choice, "nearest", "nearest", with_article(nearest.name))
 
 
-def _sign(scene: WorldScene, rng) -> Iterator[Question]:
+def _sign(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     signs = [thing for thing in scene.objects if thing.kind == "sign"]
-    if len(signs) == 1:
-        yield _ask(rng, "sign", "sign", f"{signs[0].number:02d}")
-    elif not signs and rng.random() < 0.15:
-        yield _ask(rng, "absent", "sign", "there is no sign")
-    else:
-        names = Counter(thing.name for thing in signs)
-        for thing in signs:
-            if names[thing.name] == 1:
-                text = _ask(rng, "sign", "sign", "").text
-                colored = text.replace("the sign", f"the {thing.name}")
-                yield Question("sign", colored, f"{thing.number:02d}")
+    names = Counter(thing.name for thing in signs)
+    if not signs and choice.chance(0.15):
+        yield _ask(choice, "absent", "sign", "there is no sign")
+    for thing in signs:
+        question = _ask(choice, "sign", "sign", f"{thing.number:02d}")
+        if len(signs) == 1:
+            yield question
+        elif names[thing.name] == 1:
+            yield replace(question, text=question.text.replace("the sign", f"the {thing.name}"))
 
 
-def _ground(scene: WorldScene, rng) -> Iterator[Question]:
-    yield _ask(rng, "ground", "ground", scene.ground)
+def _ground(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    yield _ask(choice, "ground", "ground", scene.ground)
 
 
-def _sky(scene: WorldScene, rng) -> Iterator[Question]:
-    yield _ask(rng, "sky", "sky", scene.sky)
+def _sky(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    yield _ask(choice, "sky", "sky", scene.sky)
 
 
-def _path(scene: WorldScene, rng) -> Iterator[Question]:
-    if not clear_path_state(scene):
-        return
-    yield _ask(rng, "path", "path clear", _yes(scene.path_clear))
-    yield _ask(rng, "path", "path blocked", _yes(not scene.path_clear))
+def _path(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    if clear_path_state(scene):
+        yield _ask(choice, "path", "path clear", _yes(scene.path_clear))
+        yield _ask(choice, "path", "path blocked", _yes(not scene.path_clear))
 
 
-def _absent(scene: WorldScene, rng) -> Iterator[Question]:
-    """Questions that take for granted what is not there: a robot must be told, not obliged."""
-    present = {thing.kind for thing in scene.objects}
-    missing = [kind for kind in KINDS if kind not in present]
-    if missing and rng.random() < 0.5:
-        kind = str(rng.choice(missing))
-        wording = "color" if rng.random() < 0.5 else "where"
-        yield _ask(rng, "absent", wording, f"there is no {kind}", a=kind)
+def _absent(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
+    """Questions that take for granted what is not there: the answer says so."""
+    missing = set(KINDS) - {thing.kind for thing in scene.objects}
+    if missing and choice.chance(0.5):
+        kind = choice.one(missing)
+        wording = "color" if choice.chance(0.5) else "where"
+        yield _ask(choice, "absent", wording, f"there is no {kind}", a=kind)
 
 
-def _describe(scene: WorldScene, rng) -> Iterator[Question]:
+def _describe(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     row = sorted(scene.objects, key=lambda thing: thing.x)
-    told_apart = all(clear_order(a, b) for a, b in zip(row, row[1:], strict=False))
+    told_apart = all(clear_order(a, b) for a, b in pairwise(row))
     if len(row) <= 6 and told_apart and all(map(clear_side, row)) and clear_count(scene):
-        yield _ask(rng, "describe", "describe", describe(scene))
+        yield _ask(choice, "describe", "describe", describe(scene))
 
 
-_MAKERS: tuple[Callable[[WorldScene, np.random.Generator], Iterator[Question]], ...] = (
+_MAKERS: tuple[Callable[[WorldScene, _Choice], Iterator[Question]], ...] = (
     _exists,
     _exists_color,
     _count,
@@ -375,7 +389,7 @@ def vocabulary() -> list[str]:
     """Every word that a question or an answer of the world can hold, in a fixed order."""
     texts = [w for options in WORDINGS.values() for w in options]
     texts += ["there is no under a an clear sky with and on in the left center right yes no"]
-    words = {w for text in texts for w in text.replace("{a}", "").replace("{b}", "").replace("{s}", "").split()}
+    words = {w for text in texts for w in re.sub(r"\{.\}", "", text).split()}
     bare = {w.strip("?.,") for w in words}
     named = {*KINDS, *COLORS, *PLURALS.values(), *GROUNDS, *SKIES, *SIDES, "objects"}
     return sorted((bare | named) - {""})

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a scene of the world with OpenCV, and the map of which object each pixel shows.
 
-An object is a list of filled shapes. The picture and the map draw the same list, once in colours and once in numbers.
+An object is a list of filled shapes. The picture and the map draw the same list, once in colours
+and once in numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from .world import SIZE, WorldObject, WorldScene
 
 Color = tuple[float, float, float]
+Drawn = Iterator[tuple[np.ndarray | list[tuple[float, float]], Color]]
 
 RGB: dict[str, Color] = {
     "red": (205, 38, 38),
@@ -97,18 +99,20 @@ def panel_box(thing: WorldObject) -> tuple[float, float, float, float]:
 def shapes(thing: WorldObject) -> Iterator[Shape]:
     """The filled shapes of an object, from back to front, in pixels of the picture."""
     rng = np.random.default_rng(thing.look)
-    body = tuple(float(np.clip(c + rng.uniform(-10, 10), 0, 255)) for c in RGB[thing.color])
+    red, green, blue = (float(np.clip(c + rng.uniform(-10, 10), 0, 255)) for c in RGB[thing.color])
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    for points, color in _DRAWERS[thing.kind](body, rng):
+    for points, color in _DRAWERS[thing.kind]((red, green, blue), rng):
         placed = np.asarray(points, np.float64) * (flip * thing.width, -thing.height)
-        yield Shape(placed + (thing.x, thing.base), color)
+        yield Shape(placed + np.array((thing.x, thing.base)), color)
 
 
-# Each drawer works in the object's own frame: u from -0.5 to 0.5 across, v from 0 at the foot to 1 at the top.
+# Each drawer works in the object's own frame: u from -0.5 to 0.5 across, v from 0 at the foot to 1
+# at the top.
 
 
 def _shade(color: Color, factor: float) -> Color:
-    return tuple(float(min(255.0, c * factor)) for c in color)  # type: ignore[return-value]
+    red, green, blue = color
+    return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
 
 
 def _rect(u0: float, v0: float, u1: float, v1: float) -> list[tuple[float, float]]:
@@ -120,7 +124,7 @@ def _oval(u: float, v: float, ru: float, rv: float, n: int = 18) -> np.ndarray:
     return np.stack((u + ru * np.cos(angle), v + rv * np.sin(angle)), axis=1)
 
 
-def _tree(body: Color, rng: np.random.Generator):
+def _tree(body: Color, rng: np.random.Generator) -> Drawn:
     yield _rect(-0.07, 0.0, 0.07, 0.42), _shade(RGB["brown"], 0.85)
     for u, v, ru, rv, f in (
         (-0.22, 0.52, 0.28, 0.18, 0.82),
@@ -131,7 +135,7 @@ def _tree(body: Color, rng: np.random.Generator):
         yield _oval(u + rng.uniform(-0.03, 0.03), v, ru, rv), _shade(body, f)
 
 
-def _rock(body: Color, rng: np.random.Generator):
+def _rock(body: Color, rng: np.random.Generator) -> Drawn:
     angle = np.linspace(np.pi, 0.0, 7)
     reach = rng.uniform(0.86, 1.0, 7)
     top = np.stack((0.5 * np.cos(angle) * reach, np.sin(angle) * reach), axis=1)
@@ -141,13 +145,13 @@ def _rock(body: Color, rng: np.random.Generator):
     yield np.array([(0.0, 0.45), top[5], top[6], (0.1, 0.0)]), _shade(body, 0.75)
 
 
-def _cone(body: Color, rng: np.random.Generator):
+def _cone(body: Color, rng: np.random.Generator) -> Drawn:
     yield _rect(-0.5, 0.0, 0.5, 0.1), _shade(body, 0.7)
     yield [(-0.36, 0.1), (0.36, 0.1), (0.07, 1.0), (-0.07, 1.0)], body
     yield [(-0.235, 0.42), (0.235, 0.42), (0.17, 0.6), (-0.17, 0.6)], RGB["white"]
 
 
-def _person(body: Color, rng: np.random.Generator):
+def _person(body: Color, rng: np.random.Generator) -> Drawn:
     yield _rect(-0.26, 0.0, -0.04, 0.44), DARK
     yield _rect(0.04, 0.0, 0.26, 0.44), DARK
     yield _rect(-0.48, 0.44, -0.32, 0.78), _shade(body, 0.8)
@@ -156,7 +160,7 @@ def _person(body: Color, rng: np.random.Generator):
     yield _oval(0.0, 0.9, 0.2, 0.1), SKIN
 
 
-def _car(body: Color, rng: np.random.Generator):
+def _car(body: Color, rng: np.random.Generator) -> Drawn:
     yield [(-0.34, 0.55), (0.3, 0.55), (0.18, 0.98), (-0.22, 0.98)], _shade(body, 0.9)
     yield [(-0.27, 0.6), (-0.03, 0.6), (-0.03, 0.9), (-0.18, 0.9)], (150, 180, 200)
     yield [(0.02, 0.6), (0.23, 0.6), (0.14, 0.9), (0.02, 0.9)], (150, 180, 200)
@@ -167,7 +171,7 @@ def _car(body: Color, rng: np.random.Generator):
         yield _oval(u, 0.17, 0.05, 0.08), (170, 170, 175)
 
 
-def _barrel(body: Color, rng: np.random.Generator):
+def _barrel(body: Color, rng: np.random.Generator) -> Drawn:
     yield _oval(0.0, 0.1, 0.5, 0.1), _shade(body, 0.75)
     yield _rect(-0.5, 0.1, 0.5, 0.9), body
     yield _rect(0.22, 0.1, 0.5, 0.9), _shade(body, 0.8)
@@ -176,14 +180,14 @@ def _barrel(body: Color, rng: np.random.Generator):
     yield _oval(0.0, 0.9, 0.5, 0.1), _shade(body, 1.25)
 
 
-def _box(body: Color, rng: np.random.Generator):
+def _box(body: Color, rng: np.random.Generator) -> Drawn:
     yield _rect(-0.5, 0.0, 0.28, 0.74), body
     yield [(-0.5, 0.74), (0.28, 0.74), (0.5, 1.0), (-0.26, 1.0)], _shade(body, 1.22)
     yield [(0.28, 0.0), (0.5, 0.26), (0.5, 1.0), (0.28, 0.74)], _shade(body, 0.72)
     yield _rect(-0.17, 0.0, -0.05, 0.74), _shade(body, 0.85)
 
 
-def _sign(body: Color, rng: np.random.Generator):
+def _sign(body: Color, rng: np.random.Generator) -> Drawn:
     yield _rect(-0.05, 0.0, 0.05, 0.6), (110, 112, 118)
     yield _rect(-0.5, 0.48, 0.5, 1.0), _shade(body, 0.45)
     yield _rect(-0.47, 0.5, 0.47, 0.98), body
@@ -221,7 +225,9 @@ def _shadow(canvas: np.ndarray, thing: WorldObject) -> None:
     dark = part.copy()
     middle = _fixed(np.array([(thing.x - x0, thing.base - y0)])).reshape(2)
     axes = (int(half_w * 16), int(half_h * 16))
-    cv2.ellipse(dark, tuple(int(v) for v in middle), axes, 0, 0, 360, (30, 30, 30), -1, cv2.LINE_AA, 4)
+    cv2.ellipse(
+        dark, tuple(int(v) for v in middle), axes, 0, 0, 360, (30, 30, 30), -1, cv2.LINE_AA, 4
+    )
     canvas[y0:y1, x0:x1] = cv2.addWeighted(part, 0.67, dark, 0.33, 0)
 
 
@@ -247,7 +253,9 @@ def _background(scene: WorldScene, rng: np.random.Generator) -> np.ndarray:
     if scene.sky != "dusk":
         clouds = _smooth_noise(rng, horizon, SIZE, 9, 44)[..., None]
         strength = 22.0 if scene.sky == "overcast" else 26.0
-        out[:horizon] += strength * (clouds if scene.sky == "overcast" else np.maximum(clouds - 0.5, 0))
+        out[:horizon] += strength * (
+            clouds if scene.sky == "overcast" else np.maximum(clouds - 0.5, 0)
+        )
     out[horizon:] = np.array(GROUND_RGB[scene.ground], np.float32)
     out[horizon:] += _ground_texture(scene.ground, rng, SIZE - horizon)
     canvas = np.clip(out, 0, 255).astype(np.uint8)
@@ -273,12 +281,16 @@ def _ground_texture(ground: str, rng: np.random.Generator, rows: int) -> np.ndar
 
 @lru_cache(maxsize=1)
 def _noise_table() -> np.ndarray:
-    """A million normal numbers, drawn once: drawing them anew for each picture took half of its time."""
+    """A million normal numbers, drawn once: drawing them anew for each picture took half of its
+    time.
+    """
     return np.random.default_rng(20260101).standard_normal(1 << 20, dtype=np.float32)
 
 
 def _white_noise(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Noise of deviation 1: float32 [rows * 336], a stretch of the table that begins where the seed says."""
+    """Noise of deviation 1: float32 [rows * 336], a stretch of the table that begins where the seed
+    says.
+    """
     count = rows * SIZE
     start = int(rng.integers(0, (1 << 20) - count))
     return _noise_table()[start : start + count]
@@ -287,7 +299,9 @@ def _white_noise(rng: np.random.Generator, rows: int) -> np.ndarray:
 def _smooth_noise(
     rng: np.random.Generator, rows: int, columns: int, down: int, across: int
 ) -> np.ndarray:
-    """Noise with a length scale of `down` x `across` pixels and deviation of about 1: float32 [rows, columns]."""
+    """Noise with a length scale of `down` x `across` pixels and deviation of about 1: float32
+    [rows, columns].
+    """
     coarse = rng.standard_normal((rows // down + 2, columns // across + 2), dtype=np.float32)
     return cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
 

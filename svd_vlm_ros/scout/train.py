@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains scout: `python -m svd_vlm_ros.scout.train --out runs/scout`, stage by stage, resumable at any time.
+"""Trains scout: `python -m svd_vlm_ros.scout.train --out runs/scout`, stage by stage, resumable at
+any time.
 
-    vision      the tower learns what each patch shows, from the renderer's labels
-    language    the language model learns to answer, from an oracle of those labels
-    projector   the projector learns to write what the oracle would
-    join        everything together, on pictures and questions
-    export      float16 safetensors and the processor files, into the package
+    vision      the tower learns what each patch shows, from the renderer's labels language    the
+    language model learns to answer, from an oracle of those labels projector   the projector learns
+    to write what the oracle would join        everything together, on pictures and questions export
+    float16 safetensors and the processor files, into the package
 
 `vision` and `language` need nothing of each other and may run side by side.
 """
@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from .training.common import Run
 
 app = typer.Typer(add_completion=False)
 
@@ -50,7 +53,7 @@ def main(
         Path | None, typer.Option(help="where `export` writes; default: into the package")
     ] = None,
 ) -> None:
-    """Trains scout, or goes on where a stopped run left off. Example: --stage vision --minutes 30."""
+    """Trains scout, or goes on where it was stopped. Example: --stage vision --minutes 30."""
     import torch
 
     from .training.common import Run
@@ -64,7 +67,7 @@ def main(
         _run_stage(one, run, model_folder)
 
 
-def _run_stage(stage: Stage, run, model_folder: Path | None) -> None:
+def _run_stage(stage: Stage, run: Run, model_folder: Path | None) -> None:
     from .architecture import build
     from .training import join, language, vision
     from .training.common import load_modules

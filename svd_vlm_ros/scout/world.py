@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The little outdoor world that scout knows: what can be in a scene, where, and whether it may be asked about.
+"""The little outdoor world that scout knows: what can be in a scene, where, and whether it may be
+asked about.
 
-A scene is a frozen value made from a seed. `render.render` draws it, `labels.patch_labels` says what each patch of the
-picture shows, `questions.questions` asks about it; all three read the same geometry, so they can't disagree.
+A scene is a frozen value made from a seed. `render.render` draws it, `labels.patch_labels` says
+what each patch of the picture shows, `questions.questions` asks about it; all three read the same
+geometry, so they can't disagree.
 
-Units: pixels of the 336 x 336 picture, x to the right, y down, light as a factor of the drawn colour.
+Units: pixels of the 336 x 336 picture, x to the right, y down, light as a factor of the drawn
+colour.
 """
 
 from __future__ import annotations
@@ -47,17 +50,21 @@ FULL_SIZE: dict[str, tuple[float, float]] = {
 """Width and height in pixels of an object that stands at the lower edge of the picture."""
 
 HELD_OUT_SEEDS = range(10_000_000, 10_100_000)
-"""Seeds of the scenes for evaluation. Training draws its seeds from below this range, the tests and the demo from above it."""
+"""Seeds of the scenes for evaluation. Training draws its seeds from below this range, the tests and
+the demo from above it.
+"""
 
 SMALLEST = 0.42  # scale of an object at the horizon; smaller ones would fall under a patch
 SIDE_MARGIN = 0.03 * SIZE  # no object's middle is nearer than this to the border between two sides
-COLUMN_GAP = 0.04 * SIZE  # the middles of two objects differ by at least this much, so "left of" has an answer
+COLUMN_GAP = (
+    0.04 * SIZE
+)  # the middles of two objects differ by at least this much, so "left of" has an answer
 PATH_GAP = 6.0  # pixels between an object beside the path and the path's edge
 
 
 @dataclass(frozen=True)
 class WorldObject:
-    """One thing that stands on the ground. `x` is its middle and `base` its lower edge, in pixels."""
+    """A thing on the ground. `x` is its middle and `base` its lower edge, in pixels."""
 
     kind: str
     color: str
@@ -69,10 +76,12 @@ class WorldObject:
 
     @property
     def width(self) -> float:
+        """Pixels across."""
         return FULL_SIZE[self.kind][0] * self.scale
 
     @property
     def height(self) -> float:
+        """Pixels from foot to top."""
         return FULL_SIZE[self.kind][1] * self.scale
 
     @property
@@ -82,12 +91,15 @@ class WorldObject:
 
     @property
     def name(self) -> str:
+        """Colour and kind."""
         return f"{self.color} {self.kind}"
 
 
 @dataclass(frozen=True)
 class Path:
-    """A trail from the lower edge to the horizon. Middle and half width in pixels at both of its ends."""
+    """A trail from the lower edge to the horizon. Middle and half width in pixels at both of its
+    ends.
+    """
 
     near_x: float
     near_half: float
@@ -104,7 +116,9 @@ class Path:
 
 @dataclass(frozen=True)
 class WorldScene:
-    """All that is in one picture. `objects` run from far to near, the order in which they are drawn."""
+    """All that is in one picture. `objects` run from far to near, the order in which they are
+    drawn.
+    """
 
     seed: int
     ground: str
@@ -124,15 +138,19 @@ class WorldScene:
 
     @property
     def path_clear(self) -> bool:
+        """Whether nothing stands on the path."""
         return not any(self.blocks(thing) for thing in self.objects)
 
     @property
     def nearest(self) -> WorldObject | None:
+        """The object whose foot is lowest in the picture; None in an empty scene."""
         return max(self.objects, key=lambda thing: thing.base, default=None)
 
 
 def clear_side(thing: WorldObject) -> bool:
-    """Whether the object's middle is far enough from the border between two sides to say on which one it is."""
+    """Whether the object's middle is far enough from the border between two sides to say on which
+    one it is.
+    """
     return min(abs(thing.x - SIZE / 3), abs(thing.x - 2 * SIZE / 3)) >= SIDE_MARGIN
 
 
@@ -157,13 +175,17 @@ def clear_count(scene: WorldScene) -> bool:
 
 
 def foot_width(thing: WorldObject) -> float:
-    """Width in pixels of what touches the ground: a tree's trunk and a sign's post are narrower than they look."""
+    """Width in pixels of what touches the ground: a tree's trunk and a sign's post are narrower
+    than they look.
+    """
     share = {"tree": 0.3, "sign": 0.25}.get(thing.kind, 0.9)
     return thing.width * share
 
 
 def scale_at(base: float, horizon: float) -> float:
-    """Scale of an object whose lower edge is at `base`: 1 at the lower edge of the picture, `SMALLEST` at the horizon."""
+    """Scale of an object whose lower edge is at `base`: 1 at the lower edge of the picture,
+    `SMALLEST` at the horizon.
+    """
     return SMALLEST + (1 - SMALLEST) * max(0.0, base - horizon) / (SIZE - horizon)
 
 
@@ -187,7 +209,9 @@ def scene_from_truth(fields: dict) -> WorldScene:
         WorldObject(**{k: v for k, v in entry.items() if k not in derived})
         for entry in fields["objects"]
     )
-    plain = {k: v for k, v in fields.items() if k not in ("objects", "path", "path_clear", "nearest")}
+    plain = {
+        k: v for k, v in fields.items() if k not in ("objects", "path", "path_clear", "nearest")
+    }
     return WorldScene(**plain, path=Path(**fields["path"]), objects=objects)
 
 
@@ -196,11 +220,12 @@ def sample_scene(seed: int, *, objects: tuple[int, int] = (1, 6), signs: float =
 
     Args:
         seed: the same seed gives the same scene, on any machine.
-        objects: fewest and most objects; training's crowded scenes go beyond the world's own 1 to 6.
+        objects: fewest and most objects; training's crowded scenes go beyond the world's own 1 to
+            6.
         signs: share of the objects that are made signs whatever was drawn (for training to read).
 
-    One half of the scenes have a clear path. Every question of `questions` has one answer: no object's middle lies on
-    the border of two sides, beside another's, or at the edge of the path.
+    One half of the scenes have a clear path. Every question of `questions` has one answer: no
+    object's middle lies on the border of two sides, beside another's, or at the edge of the path.
     """
     rng = np.random.default_rng(seed)
     horizon = float(rng.uniform(0.34, 0.46) * SIZE)
@@ -234,7 +259,9 @@ def _with_objects(scene: WorldScene, things: list[WorldObject]) -> WorldScene:
 def _place(
     scene: WorldScene, wanted: int, clear: bool, signs: float, rng: np.random.Generator
 ) -> list[WorldObject]:
-    """Objects at random places that keep to the world's margins; fewer than wanted where there is no room."""
+    """Objects at random places that keep to the world's margins; fewer than wanted where there is
+    no room.
+    """
     things: list[WorldObject] = []
     must_block = not clear
     for _ in range(40 * wanted):
@@ -278,7 +305,10 @@ def _well_placed(
     if at_path_edge(scene, thing) or (clear and scene.blocks(thing)):
         return False
     for other in others:
-        if abs(other.x - thing.x) < COLUMN_GAP * crowd or abs(other.base - thing.base) < 5.0 * crowd:
+        if (
+            abs(other.x - thing.x) < COLUMN_GAP * crowd
+            or abs(other.base - thing.base) < 5.0 * crowd
+        ):
             return False
         if _hidden_share(thing, other) > (0.0 if "sign" in (thing.kind, other.kind) else 0.4):
             return False
@@ -308,4 +338,3 @@ def _hidden_share(a: WorldObject, b: WorldObject) -> float:
     if across <= 0 or down <= 0:
         return 0.0
     return across * down / (far.width * far.height)
-

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stages of scout's training share: a stage that runs for a time budget, its checkpoints, its progress bar."""
+"""What the stages of scout's training share: a stage that runs for a time budget, its checkpoints,
+its progress bar.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,13 +20,19 @@ from torch import Tensor, nn
 from ..architecture import MEAN, STD
 from ..world import HELD_OUT_SEEDS
 
+# A model of transformers or a part of it: torch would type what hangs on a Module as "Tensor or
+# Module", which says less.
+Part: TypeAlias = Any
+
 REPORT_EVERY = 20  # steps between two lines of the progress bar
 SAVE_EVERY = 60.0  # seconds between two checkpoints
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a stage writes, for how long it computes (minutes, over all resumptions), and with what."""
+    """Where a stage writes, for how long it computes (minutes, over all resumptions), and with
+    what.
+    """
 
     folder: Path
     minutes: float
@@ -33,6 +41,7 @@ class Run:
     device: torch.device
 
     def path(self, stage: str) -> Path:
+        """The checkpoint of a stage."""
         return self.folder / f"{stage}.pt"
 
 
@@ -60,12 +69,14 @@ def train(
     """Runs one stage until its time is used up; continues from its checkpoint where there is one.
 
     Args:
-        modules: what the checkpoint holds; those named in `rates` are trained, each at its own peak rate.
+        modules: what the checkpoint holds; those named in `rates` are trained, each at its own peak
+            rate.
         batches: an endless stream.
-        step_loss: from a batch and the share of the time that is used, to a loss and figures for the progress bar.
+        step_loss: from a batch and the share of the time that is used, to a loss and figures for
+            the progress bar.
         validate: called with each checkpoint; its figures are printed.
     """
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in modules[name].parameters() if p.requires_grad], "rate": rate}
         for name, rate in rates.items()
     ]
@@ -74,9 +85,14 @@ def train(
     budget = run.minutes * 60
     began, saved = time.monotonic() - spent, time.monotonic()
     smooth: dict[str, float] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     with Progress(*columns) as progress:
-        bar = progress.add_task(stage, total=budget, completed=spent, figures="")
+        bar = progress.add_task(stage, total=int(budget), completed=int(spent), figures="")
         while (spent := time.monotonic() - began) < budget:
             share = spent / budget
             for group in optimizer.param_groups:
@@ -91,7 +107,7 @@ def train(
                 smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
             if steps % REPORT_EVERY == 0:
                 line = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
-                progress.update(bar, completed=spent, figures=f"step {steps} {line}")
+                progress.update(bar, completed=int(spent), figures=f"step {steps} {line}")
             if time.monotonic() - saved > SAVE_EVERY:
                 saved = time.monotonic()
                 _save(run.path(stage), modules, optimizer, spent, steps)

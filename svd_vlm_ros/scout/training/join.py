@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Third stage: tower, projector and language model meet, first through the projector alone, then all together.
+"""Third stage: tower, projector and language model meet, first through the projector alone, then
+all together.
 
-The projector begins by writing what the oracle would have written, on a frozen tower; then everything is trained on
-questions about pictures, at a low rate, with the labels kept as a side task so that what was learned is not unlearned.
+The projector begins by writing what the oracle would have written, on a frozen tower; then
+everything is trained on questions about pictures, at a low rate, with the labels kept as a side
+task so that what was learned is not unlearned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from ..labels import attributes, patch_labels
 from ..questions import QUESTION_KINDS
 from ..render import render
 from ..world import sample_scene
-from .common import Run, load_modules, pixel_values, train, training_seed
+from .common import Part, Run, load_modules, pixel_values, train, training_seed
 from .language import (
     IGNORED,
     Asked,
@@ -45,7 +48,9 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Asked]]
 
 
 class AskedPictures(IterableDataset):
-    """An endless stream of (picture, classes, measures, attributes, questions); each use of a picture asks anew."""
+    """An endless stream of (picture, classes, measures, attributes, questions); each use of a
+    picture asks anew.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -73,8 +78,15 @@ class AskedPictures(IterableDataset):
 
 
 def collate(items: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, AskedBatch]:
-    columns = [torch.from_numpy(np.stack([item[i] for item in items])) for i in range(4)]
-    return (*columns, collate_asked([item[4] for item in items]))  # type: ignore[return-value]
+    """Samples as one batch, in the order of `Sample`."""
+    pictures, classes, measures, rows, asked = zip(*items, strict=True)
+    return (
+        torch.from_numpy(np.stack(pictures)),
+        torch.from_numpy(np.stack(classes)),
+        torch.from_numpy(np.stack(measures)),
+        torch.from_numpy(np.stack(rows)),
+        collate_asked(list(asked)),
+    )
 
 
 def _batches(run: Run, scenes: int) -> Iterator:
@@ -82,12 +94,12 @@ def _batches(run: Run, scenes: int) -> Iterator:
     return iter(DataLoader(data, batch_size=scenes, collate_fn=collate, num_workers=run.workers))
 
 
-def train_projector(model: nn.Module, oracle: Oracle, run: Run) -> None:
-    """The projector alone: squared error against the oracle's tokens, relative to their variance."""
+def train_projector(model: Part, oracle: Oracle, run: Run) -> None:
+    """Projector alone: error against the oracle's tokens, relative to their variance."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     model.to(run.device), oracle.to(run.device)
 
-    def step(batch, share: float):
+    def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
         pictures, _, _, rows, _ = batch
         with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16):
             features = tower_features(tower, pixel_values(pictures.to(run.device)))
@@ -97,7 +109,12 @@ def train_projector(model: nn.Module, oracle: Oracle, run: Run) -> None:
         return token_error(tokens, goal), {}
 
     train(
-        "projector", run, {"projector": projector}, {"projector": 2e-3}, _batches(run, PROJECTOR_SCENES), step
+        "projector",
+        run,
+        {"projector": projector},
+        {"projector": 2e-3},
+        _batches(run, PROJECTOR_SCENES),
+        step,
     )
 
 
@@ -107,7 +124,7 @@ def token_error(tokens: Tensor, goal: Tensor) -> Tensor:
     return (tokens.float() - goal).square().mean() / goal.var(dim=(0, 1)).mean()
 
 
-def train_together(model: nn.Module, head: PatchHead, oracle: Oracle, run: Run) -> None:
+def train_together(model: Part, head: PatchHead, oracle: Oracle, run: Run) -> None:
     """Everything, at low rates; the labels and the oracle's tokens stay as side tasks."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     for part in (model, head, oracle):
@@ -115,7 +132,7 @@ def train_together(model: nn.Module, head: PatchHead, oracle: Oracle, run: Run) 
     prefix = Writer().prefix
     held_out = [collate(_held_out(i)) for i in range(3)]
 
-    def step(batch, share: float):
+    def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
         pictures, classes, measures, rows, asked = batch
         pictures, classes, measures = (x.to(run.device) for x in (pictures, classes, measures))
         with torch.autocast(run.device.type, torch.bfloat16):
@@ -136,7 +153,12 @@ def train_together(model: nn.Module, head: PatchHead, oracle: Oracle, run: Run) 
             for name, value in accuracy(model, held_out, prefix, run.device).items()
         }
 
-    modules = {**language_modules(model, oracle), "tower": tower, "projector": projector, "patches": head}
+    modules = {
+        **language_modules(model, oracle),
+        "tower": tower,
+        "projector": projector,
+        "patches": head,
+    }
     rates = {"tower": 3e-4, "patches": 3e-4, "projector": 5e-4, "language": 4e-4, "head": 4e-4}
     train("join", run, modules, rates, _batches(run, SCENES), step, validate)
 
@@ -155,18 +177,18 @@ def _held_out(number: int) -> list[Sample]:
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, batches: list, prefix: list[int], device: torch.device
+    model: Part, batches: list, prefix: list[int], device: torch.device
 ) -> dict[str, float]:
     """Share of the questions answered exactly, a kind, with all tokens.
 
-    With the true answer as input, the likeliest token is right at every place just where greedy decoding would give that
-    answer, so one pass is enough.
+    With the true answer as input, the likeliest token is right at every place just where greedy
+    decoding would give that answer, so one pass is enough.
     """
     language = model.model.language_model
     asked_of = dict.fromkeys(QUESTION_KINDS, 0)
     right_of = dict.fromkeys(QUESTION_KINDS, 0)
-    for pictures, _, _, _, asked in batches:
-        asked = asked.to(device)
+    for pictures, _, _, _, asked_here in batches:
+        asked = asked_here.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             features = tower_features(model.model.vision_tower, pixel_values(pictures.to(device)))
             tokens = model.model.multi_modal_projector(features.float())
@@ -184,7 +206,7 @@ def accuracy(
     return {"all": sum(right_of.values()) / sum(asked_of.values()), **shares}
 
 
-def load_trained(model: nn.Module, run: Run) -> None:
+def load_trained(model: Part, run: Run) -> None:
     """The weights that the last finished stage left, into `model`."""
     oracle = Oracle()
     modules: dict[str, nn.Module] = {

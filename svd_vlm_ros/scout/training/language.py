@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second stage: the language model learns to answer from labels, before there are features to answer from.
+"""Second stage: the language model learns to answer from labels, before there are features to
+answer from.
 
-An `Oracle` writes each patch's true attributes as the token that a perfect tower and projector would give. No picture is
-drawn and no tower computed, so a scene costs a hundredth of its usual price; and the third stage has something exact to
-pull the projector towards.
+An `Oracle` writes each patch's true attributes as the token that a perfect tower and projector
+would give. No picture is drawn and no tower computed, so a scene costs a hundredth of its usual
+price; and the third stage has something exact to pull the projector towards.
 
-Two things make what is learned fit for selection. Most batches show a subset of the tokens (16 to 400), drawn by random
-scores that depend on the content (a random projection of the attributes plus noise, at a random temperature, uniform
-ones among them), so that no selector's taste is the one trained for. And labels are blurred at random, since a real
-tower is sometimes wrong.
+Two things make what is learned fit for selection. Most batches show a subset of the tokens (16 to
+400), drawn by random scores that depend on the content (a random projection of the attributes plus
+noise, at a random temperature, uniform ones among them), so that no selector's taste is the one
+trained for. And labels are blurred at random, since a real tower is sometimes wrong.
 """
 
 from __future__ import annotations
@@ -27,30 +28,43 @@ from ..architecture import BOS, EOS, LANGUAGE_WIDTH, tokenizer, words
 from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, PATCHES, SHOWN, attributes, patch_labels
 from ..questions import QUESTION_KINDS, Question, questions
 from ..world import COLORS, GROUNDS, SIDES, SKIES, WorldScene, sample_scene
-from .common import Run, load_modules, train, training_seed
+from .common import Part, Run, load_modules, train, training_seed
 
 SCENES = 16  # a batch
 ASKED = 20  # questions a scene, in one sequence
 FEWEST, MOST = 16, 160  # tokens of a subset in this stage; the last one goes to 400 and to all 576
-EASY_UNTIL = 0.6  # share of the stage; until then ever fewer batches show one patch of each object and little else
+EASY_UNTIL = 0.6  # share of the stage up to which some batches show one patch of each object
 CHUNK = 5  # questions that share one call of the attention
-WEIGHT = {"left of": 2.0, "path": 1.5, "count": 1.5, "describe": 1.2, "sign": 2.0, "nearest": 1.5, "exists": 0.7}
+WEIGHT = {
+    "left of": 2.0,
+    "path": 1.5,
+    "count": 1.5,
+    "describe": 1.2,
+    "sign": 2.0,
+    "nearest": 1.5,
+    "exists": 0.7,
+}
 IGNORED = -100
 
 
 class Oracle(nn.Module):
-    """The token of a patch from its true attributes: [..., ATTRIBUTES] to [..., 256]. Training only."""
+    """The token of a patch from its true attributes: [..., ATTRIBUTES] to [..., 256]. Training
+    only.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.write = nn.Linear(ATTRIBUTES, LANGUAGE_WIDTH)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """Attributes [..., ATTRIBUTES] to tokens [..., 256]."""
         return self.write(rows)
 
     @torch.no_grad()
     def begin_with_words(self, embedding: Tensor) -> None:
-        """A patch of a red car begins as the sum of the words "red" and "car", so a question finds it by its words."""
+        """A patch of a red car begins as the sum of the words "red" and "car", so a question finds
+        it by its words.
+        """
         ids = {word: i for i, word in enumerate(words())}
         names = [*SHOWN, *COLORS, None, *SIDES, None]
         self.write.weight[:] = torch.randn_like(self.write.weight) * embedding.std() * 0.7
@@ -66,7 +80,9 @@ class Oracle(nn.Module):
 
 @dataclass(frozen=True)
 class Asked:
-    """One question with its answer. `ids` int64 [L]: question, turn, answer, end; the answer begins at `start`."""
+    """One question with its answer. `ids` int64 [L]: question, turn, answer, end; the answer begins
+    at `start`.
+    """
 
     ids: np.ndarray
     start: int
@@ -74,7 +90,7 @@ class Asked:
 
 
 class Writer:
-    """Questions and answers as token rows, in the prompt that the engine uses."""
+    """Writes questions and answers as tokens, in the prompt that the engine uses."""
 
     def __init__(self) -> None:
         self.tokenizer = tokenizer()
@@ -82,6 +98,7 @@ class Writer:
         self.turn = self.encode("ASSISTANT:")
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of the prompt, without `<s>`."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def row(self, asked: list[Question]) -> list[Asked]:
@@ -114,7 +131,9 @@ class AskedScenes(IterableDataset):
 
 
 def choose_questions(scene: WorldScene, rng: np.random.Generator, count: int) -> list[Question]:
-    """`count` questions of the scene, the harder kinds more often; half of them without a question mark."""
+    """`count` questions of the scene, the harder kinds more often; half of them without a question
+    mark.
+    """
     pool = [q for _ in range(3) for q in questions(scene, rng)]
     weight = np.array([WEIGHT.get(q.kind, 1.0) for q in pool])
     picks = rng.choice(len(pool), count, replace=False, p=weight / weight.sum())
@@ -126,10 +145,11 @@ def choose_questions(scene: WorldScene, rng: np.random.Generator, count: int) ->
 
 @dataclass(frozen=True)
 class AskedBatch:
-    """Questions of B scenes, each scene's in one row. int64 [B, L] each; `chunks` are the lengths that make up L.
+    """Questions of B scenes, each scene's in one row. int64 [B, L] each; `chunks` are the lengths
+    that make up L.
 
-    `segment` numbers the questions from 1 (0: padding), `position` counts within a question, `target` is the next
-    token where it belongs to an answer, else `IGNORED`.
+    `segment` numbers the questions from 1 (0: padding), `position` counts within a question,
+    `target` is the next token where it belongs to an answer, else `IGNORED`.
     """
 
     ids: Tensor
@@ -140,12 +160,16 @@ class AskedBatch:
     chunks: tuple[int, ...]
 
     def to(self, device: torch.device) -> AskedBatch:
+        """The same batch on another device."""
         tensors = (self.ids, self.segment, self.position, self.target, self.kind)
-        return AskedBatch(*(x.to(device) for x in tensors), self.chunks)
+        ids, segment, position, target, kind = (x.to(device) for x in tensors)
+        return AskedBatch(ids, segment, position, target, kind, self.chunks)
 
 
 def collate_asked(rows: list[list[Asked]]) -> AskedBatch:
-    """Rows of equally many questions, padded so that each chunk of questions is equally long in all rows."""
+    """Rows of equally many questions, padded so that each chunk of questions is equally long in all
+    rows.
+    """
     count = len(rows[0])
     lengths = [
         max(sum(len(q.ids) for q in row[at : at + CHUNK]) for row in rows)
@@ -166,7 +190,14 @@ def collate_asked(rows: list[list[Asked]]) -> AskedBatch:
             target[number, at + question.start - 1 : at + size - 1] = question.ids[question.start :]
             kind[number, at : at + size] = question.kind
             at += size
-    return AskedBatch(*(torch.from_numpy(x) for x in fields), tuple(lengths))
+    return AskedBatch(
+        ids=torch.from_numpy(ids),
+        segment=torch.from_numpy(segment),
+        position=torch.from_numpy(position),
+        target=torch.from_numpy(target),
+        kind=torch.from_numpy(kind),
+        chunks=tuple(lengths),
+    )
 
 
 def _collate(items: list[tuple[WorldScene, list[Asked]]]) -> tuple[Tensor, AskedBatch]:
@@ -175,7 +206,9 @@ def _collate(items: list[tuple[WorldScene, list[Asked]]]) -> tuple[Tensor, Asked
 
 
 def blur(rows: Tensor) -> Tensor:
-    """Labels as an imperfect tower would give them: some classes mixed with others, measures with noise."""
+    """Labels as an imperfect tower would give them: some classes mixed with others, measures with
+    noise.
+    """
     out = rows.clone()
     start = 0
     for _, count in GROUPS:
@@ -190,7 +223,9 @@ def blur(rows: Tensor) -> Tensor:
 
 
 def random_subset(content: Tensor, count: int) -> Tensor:
-    """`count` tokens of each scene by random scores that depend on the content. content [B, N, D] to int64 [B, count]."""
+    """`count` tokens of each scene by random scores that depend on the content. content [B, N, D]
+    to int64 [B, count].
+    """
     batch, tokens, width = content.shape
     if count >= tokens:
         return torch.arange(tokens, device=content.device).expand(batch, -1)
@@ -207,8 +242,8 @@ def random_subset(content: Tensor, count: int) -> Tensor:
 def one_each(rows: Tensor) -> Tensor:
     """The middle patch of each object and some of the rest, 12 to 48 in all: int64 [B, count].
 
-    With a short picture that holds every answer, the model finds out in a fraction of the steps that a question's words
-    are to be looked for in the picture.
+    With a short picture that holds every answer, the model finds out in a fraction of the steps
+    that a question's words are to be looked for in the picture.
     """
     count = int(torch.randint(12, 49, ()))
     score = torch.rand(rows.shape[:2]) + 2.0 * rows[..., CLASSES - 1]
@@ -216,19 +251,21 @@ def one_each(rows: Tensor) -> Tensor:
 
 
 def random_count(most: int = MOST, whole: float = 0.0) -> int:
-    """A number of tokens from 16 to `most`, each octave as likely; all of them with the chance `whole`."""
+    """A number of tokens from 16 to `most`, each octave as likely; all of them with the chance
+    `whole`.
+    """
     if torch.rand(()) < whole:
         return PATCHES
     low, high = np.log(FEWEST), np.log(most)
     return int(np.exp(low + float(torch.rand(())) * (high - low)))
 
 
-def forward_asked(language: nn.Module, head: Tensor, asked: AskedBatch) -> Tensor:
+def forward_asked(language: Part, head: Tensor, asked: AskedBatch) -> Tensor:
     """Hidden states of the questions, float [B, L, 256].
 
-    head: [B, P, 256], prompt and picture. Each question sees `head` and itself, at the positions that it would have
-    alone, so a row is worth as many prompts. The layers are called one by one because a mask over the whole row
-    would cost three times the work.
+    head: [B, P, 256], prompt and picture. Each question sees `head` and itself, at the positions
+    that it would have alone, so a row is worth as many prompts. The layers are called one by one
+    because a mask over the whole row would cost three times the work.
     """
     rows = torch.cat((head, language.embed_tokens(asked.ids).to(head.dtype)), dim=1)
     shared = head.shape[1]
@@ -243,14 +280,16 @@ def forward_asked(language: nn.Module, head: Tensor, asked: AskedBatch) -> Tenso
 
 
 def _chunk_mask(segment: Tensor, shared: int) -> Tensor:
-    """What the questions of a chunk see: all of the head, and what stands before them in their own question."""
+    """What the questions of a chunk see: all of the head, and what stands before them in their own
+    question.
+    """
     size = segment.shape[1]
     own = (segment[:, None, :] == segment[:, :, None]).tril()
     return F.pad(own, (shared, 0), value=True).view(-1, 1, size, shared + size)
 
 
 def _attend(
-    attention: nn.Module,
+    attention: Part,
     rows: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -268,15 +307,17 @@ def _attend(
     head_v, *part_v = value.split((shared, *chunks), dim=2)
     seen = [F.scaled_dot_product_attention(head_q, head_k, head_v, is_causal=True)]
     for q, k, v, mask in zip(part_q, part_k, part_v, masks, strict=True):
-        k, v = torch.cat((head_k, k), dim=2), torch.cat((head_v, v), dim=2)
-        seen.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        all_k, all_v = torch.cat((head_k, k), dim=2), torch.cat((head_v, v), dim=2)
+        seen.append(F.scaled_dot_product_attention(q, all_k, all_v, attn_mask=mask))
     return attention.o_proj(torch.cat(seen, dim=2).transpose(1, 2).flatten(2))
 
 
 def answer_loss(
-    model: nn.Module, tokens: Tensor, asked: AskedBatch, prefix: list[int]
+    model: Part, tokens: Tensor, asked: AskedBatch, prefix: list[int]
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the answers, and the share of right answer tokens a kind. tokens: [B, K, 256] visual tokens."""
+    """Cross entropy of the answers, and the share of right answer tokens a kind. tokens: [B, K,
+    256] visual tokens.
+    """
     language = model.model.language_model
     start = language.embed_tokens(torch.tensor(prefix, device=tokens.device))
     head = torch.cat((start.expand(len(tokens), -1, -1), tokens.to(start.dtype)), dim=1)
@@ -297,7 +338,7 @@ def answer_loss(
     return (each * weight).sum() / weight.sum(), figures
 
 
-def train_language(model: nn.Module, run: Run) -> Oracle:
+def train_language(model: Part, run: Run) -> Oracle:
     """Trains `model`'s language model and the oracle that it answers from."""
     oracle = Oracle()
     with torch.no_grad():
@@ -306,7 +347,7 @@ def train_language(model: nn.Module, run: Run) -> Oracle:
     oracle.to(run.device), model.to(run.device)
     prefix = Writer().prefix
 
-    def step(batch, share: float):
+    def step(batch: tuple[Tensor, AskedBatch], share: float) -> tuple[Tensor, dict[str, float]]:
         rows, asked = batch
         easy = torch.rand(()) < 1 - share / EASY_UNTIL
         keep = one_each(rows) if easy else random_subset(rows, random_count())
@@ -319,15 +360,17 @@ def train_language(model: nn.Module, run: Run) -> Oracle:
         )
     )
     modules = language_modules(model, oracle)
-    train("language", run, modules, {name: 1e-3 for name in modules}, batches, step)
+    train("language", run, modules, dict.fromkeys(modules, 0.001), batches, step)
     return oracle
 
 
-def language_modules(model: nn.Module, oracle: Oracle) -> dict[str, nn.Module]:
+def language_modules(model: Part, oracle: Oracle) -> dict[str, nn.Module]:
+    """What the stage trains, by the names in its checkpoint."""
     return {"language": model.model.language_model, "head": model.lm_head, "oracle": oracle}
 
 
-def load_language(model: nn.Module, run: Run) -> Oracle:
+def load_language(model: Part, run: Run) -> Oracle:
+    """The stage\'s weights into `model`; returns its oracle."""
     oracle = Oracle()
     load_modules(run.path("language"), language_modules(model, oracle))
     return oracle

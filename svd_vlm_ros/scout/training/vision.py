@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """First stage: the vision tower learns what each patch shows, from the renderer's own labels.
 
-Crowded scenes carry three times the object patches of the world's normal ones, so they teach faster; they make up most
-of the stage's first half. Most background patches are left out of the sequence then (as FLIP does), which halves the
-cost of a picture; the last part of the stage sees every patch.
+Crowded scenes carry three times the object patches of the world's normal ones, so they teach
+faster; they make up most of the stage's first half. Most background patches are left out of the
+sequence then (as FLIP does), which halves the cost of a picture; the last part of the stage sees
+every patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,21 +20,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..architecture import VISION_WIDTH
-from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, PATCHES, patch_labels, waves
+from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, patch_labels, waves
 from ..render import render
-from ..world import KINDS, WorldScene, sample_scene
-from .common import Run, pixel_values, train, training_seed
+from ..world import KINDS, sample_scene
+from .common import Part, Run, pixel_values, train, training_seed
 
 BATCH = 24
 SPARSE_PATCHES = 224  # patches that a picture of the first part of the stage shows to the tower
 SPARSE_UNTIL = 0.75  # share of the stage
-POOL, USES = 1200, 3  # drawing a scene costs as much as learning from it, so each is shown about three times
+POOL, USES = (
+    1200,
+    3,
+)  # drawing a scene costs as much as learning from it, so each is shown about three times
 GROUP_WEIGHT = {"shown": 1.0, "color": 1.0, "side": 0.3, "blocks": 0.4, "tens": 0.6, "ones": 0.6}
 GROUP_WEIGHT |= {"ground": 0.3, "sky": 0.3, "anchor": 0.3}
 
 
 class PatchHead(nn.Module):
-    """Reads a patch's attributes off its features: [..., 192] to [..., ATTRIBUTES]. Training only."""
+    """Reads a patch's attributes off its features: [..., 192] to [..., ATTRIBUTES]."""
 
     def __init__(self, width: int = VISION_WIDTH) -> None:
         super().__init__()
@@ -40,11 +45,14 @@ class PatchHead(nn.Module):
         self.out = nn.Linear(width, ATTRIBUTES)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features [..., 192] to attributes [..., ATTRIBUTES]."""
         return self.out(self.norm(features))
 
 
 class ScenePictures(IterableDataset):
-    """An endless stream of (picture, classes, measures), drawn from a pool that is renewed as it goes."""
+    """An endless stream of (picture, classes, measures), drawn from a pool that is renewed as it
+    goes.
+    """
 
     def __init__(self, seed: int, crowded: float) -> None:
         self.seed = seed
@@ -80,10 +88,14 @@ class ScenePictures(IterableDataset):
 
 
 def roughen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Now and then what a camera's path does to a picture: JPEG, a little blur, a change of contrast."""
+    """Now and then what a camera's path does to a picture: JPEG, a little blur, a change of
+    contrast.
+    """
     if rng.random() < 0.12:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))]
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED)
+        picture = np.asarray(
+            cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED)
+        )
     if rng.random() < 0.08:
         picture = cv2.GaussianBlur(picture, (3, 3), float(rng.uniform(0.4, 0.9)))
     if rng.random() < 0.15:
@@ -94,16 +106,19 @@ def roughen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def loader(dataset: IterableDataset, batch: int, workers: int) -> Iterator:
+    """Endless batches of a data set, drawn by `workers` processes beside the training."""
     return iter(
-        DataLoader(dataset, batch_size=batch, num_workers=workers, prefetch_factor=4 if workers else None)
+        DataLoader(
+            dataset, batch_size=batch, num_workers=workers, prefetch_factor=4 if workers else None
+        )
     )
 
 
-def tower_features(tower: nn.Module, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+def tower_features(tower: Part, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
     """Layer -2 of the tower without CLS.
 
-    pixels: float [B, 3, 336, 336]; keep: int64 [B, K], patches that are shown to it, or None for all.
-    Returns [B, K or 576, 192].
+    pixels: float [B, 3, 336, 336]; keep: int64 [B, K], patches that are shown to it, or None for
+    all. Returns [B, K or 576, 192].
     """
     hidden = tower.embeddings(pixels)
     if keep is not None:
@@ -115,7 +130,9 @@ def tower_features(tower: nn.Module, pixels: Tensor, keep: Tensor | None = None)
     return hidden[:, 1:]
 
 
-def attribute_loss(out: Tensor, classes: Tensor, measures: Tensor) -> tuple[Tensor, dict[str, float]]:
+def attribute_loss(
+    out: Tensor, classes: Tensor, measures: Tensor
+) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of every label that applies, and the squared error of the measures.
 
     out: [N, ATTRIBUTES], classes: int64 [N, groups], measures: float [N, 5].
@@ -154,13 +171,13 @@ def sparse_choice(classes: Tensor, count: int) -> Tensor:
     return chance.topk(count, dim=1).indices
 
 
-def train_vision(model: nn.Module, run: Run, crowded: float = 0.75) -> nn.Module:
+def train_vision(model: Part, run: Run, crowded: float = 0.75) -> nn.Module:
     """Trains `model`'s tower; returns the head that reads the labels."""
     tower, head = model.model.vision_tower, PatchHead()
     tower.to(run.device), head.to(run.device)
     held_out = _held_out_batch(run.device)
 
-    def step(batch, share: float):
+    def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
         pictures, classes, measures = (x.to(run.device) for x in batch)
         keep = sparse_choice(classes, SPARSE_PATCHES) if share < SPARSE_UNTIL else None
         with torch.autocast(run.device.type, torch.bfloat16):
@@ -175,7 +192,9 @@ def train_vision(model: nn.Module, run: Run, crowded: float = 0.75) -> nn.Module
         pictures, classes, measures = held_out
         with torch.autocast(run.device.type, torch.bfloat16):
             out = head(tower_features(tower, pixel_values(pictures))).float()
-        _, figures = attribute_loss(out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1))
+        _, figures = attribute_loss(
+            out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1)
+        )
         return {f"new {name}": value for name, value in figures.items()}
 
     batches = loader(ScenePictures(run.seed, crowded), BATCH, run.workers)
@@ -185,7 +204,9 @@ def train_vision(model: nn.Module, run: Run, crowded: float = 0.75) -> nn.Module
 
 
 def _held_out_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """24 normal scenes with seeds just below the held-out ones, which training never reaches either."""
+    """24 normal scenes with seeds just below the held-out ones, which training never reaches
+    either.
+    """
     scenes = [sample_scene(9_990_000 + i) for i in range(24)]
     labels = [patch_labels(scene) for scene in scenes]
     return (
@@ -193,10 +214,3 @@ def _held_out_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         torch.from_numpy(np.stack([x.classes for x in labels])).to(device),
         torch.from_numpy(np.stack([x.measures for x in labels])).to(device),
     )
-
-
-def scene_labels(scenes: list[WorldScene]) -> tuple[np.ndarray, np.ndarray]:
-    """Classes int64 [B, 576, groups] and measures float32 [B, 576, 5] of several scenes."""
-    labels = [patch_labels(scene) for scene in scenes]
-    assert all(len(x.classes) == PATCHES for x in labels)
-    return np.stack([x.classes for x in labels]), np.stack([x.measures for x in labels])
