@@ -35,14 +35,17 @@ ASKED = 20  # questions a scene, in one sequence
 FEWEST, MOST = 16, 160  # tokens of a subset in this stage; the last one goes to 400 and to all 576
 EASY_UNTIL = 0.6  # share of the stage up to which some batches show one patch of each object
 CHUNK = 5  # questions that share one call of the attention
+# How often a question is asked: what takes two steps of thought is learned last.
 WEIGHT = {
-    "left of": 2.0,
+    "left of": 4.0,
     "path": 1.5,
-    "count": 1.5,
+    "count": 2.0,
     "describe": 1.2,
-    "sign": 2.0,
+    "sign": 2.5,
     "nearest": 1.5,
-    "exists": 0.7,
+    "exists": 0.5,
+    "ground": 0.4,
+    "sky": 0.4,
 }
 IGNORED = -100
 
