@@ -217,7 +217,6 @@ class CMakeBuild(Command):
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_INSTALL_PREFIX={stage}",
             f"-DPython3_EXECUTABLE={sys.executable}",
-            f"-DCMAKE_PROJECT_{NAME}_INCLUDE={ROOT / 'cmake' / 'ros_wheels.cmake'}",
         ]
         if not shutil.which("make"):
             configure += ["-G", "Ninja"]
