@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node `scout_camera`: a camera that drives through Scout's world.
 
-Publishes the pictures of `svd_vlm_ros.scout.drive` on `image` (rgb8), or on `image/compressed` (JPEG), and what
-each of them truly shows on `scout_truth`, as JSON with the picture's stamp and frame_id in it.
+Publishes the pictures of `svd_vlm_ros.scout.drive` on `image` (rgb8), if wanted also on
+`image/compressed` (JPEG), and what each of them truly shows on `scout_truth`, as JSON:
+
+    {"stamp": {"sec": ..., "nanosec": ...}, "frame_id": ...,   of the picture's header
+     "t": ..., "seed": ...,                                    the scene is drive(t, seed)
+     "scene": {...}}                                           what `world.truth` says of it
 """
 
 from __future__ import annotations
@@ -10,7 +14,6 @@ from __future__ import annotations
 import array
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -43,18 +46,30 @@ class ScoutCamera(Node):
     def __init__(self, **options: Any) -> None:
         super().__init__("scout_camera", **options)
         rate = self._declare("rate", 5.0, "Pictures a second.", 0.01, 60.0)
-        self._seed = self._declare("seed", 0, "Which of the drives, each with its own scenes.", 0, 9999)
-        self._start = self._declare(
-            "start_time", 0.0, "Second of the drive at which the first picture is taken.", 0.0, LENGTH
+        self._seed = self._declare(
+            "seed", 0, "Which of the drives, each with its own scenes.", 0, 9999
         )
-        self._frozen = self._declare("frozen", False, "Stand still: publish the scene of start_time again and again.")
+        self._start = self._declare(
+            "start_time",
+            0.0,
+            "Second of the drive at which the first picture is taken.",
+            0.0,
+            LENGTH,
+        )
+        self._frozen = self._declare(
+            "frozen", False, "Stand still: publish the scene of start_time again and again."
+        )
         self._compressed = self._declare(
-            "compressed", False, "Publish JPEG on image/compressed in place of raw pictures on image."
+            "compressed", False, "Publish each picture also as JPEG on image/compressed."
         )
         self._quality = self._declare("jpeg_quality", 90, "Quality of the JPEG.", 1, 100)
-        self._frame_id = self._declare("frame_id", "scout_camera", "frame_id in the pictures' headers.")
-        kind, topic = (CompressedImage, "image/compressed") if self._compressed else (Image, "image")
-        self._pictures = self.create_publisher(kind, topic, _PICTURES)
+        self._frame_id = self._declare(
+            "frame_id", "scout_camera", "frame_id in the pictures' headers."
+        )
+        self._pictures = self.create_publisher(Image, "image", _PICTURES)
+        self._files = None
+        if self._compressed:
+            self._files = self.create_publisher(CompressedImage, "image/compressed", _PICTURES)
         self._truths = self.create_publisher(String, "scout_truth", _LATCHED)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._begun = self._steady.now()
@@ -63,23 +78,25 @@ class ScoutCamera(Node):
             f"Publishing {rate:g} pictures a second on {self._pictures.topic_name}."
         )
 
-    def scene(self) -> WorldScene:
-        """What the camera sees now."""
-        seconds = 0.0 if self._frozen else (self._steady.now() - self._begun).nanoseconds * 1e-9
-        return drive(self._start + seconds, self._seed)
-
     def _publish(self) -> None:
-        scene = self.scene()
+        gone = 0.0 if self._frozen else (self._steady.now() - self._begun).nanoseconds * 1e-9
+        t = self._start + gone
+        scene = drive(t, self._seed)
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
         picture = render(scene)
-        if self._compressed:
-            self._pictures.publish(compressed_message(picture, header, self._quality))
-        else:
-            self._pictures.publish(image_message(picture, header))
-        self._truths.publish(String(data=truth_json(scene, header)))
+        # The truth goes first: whoever has the picture can look it up.
+        self._truths.publish(String(data=truth_json(header, t, self._seed, scene)))
+        self._pictures.publish(image_message(picture, header))
+        if self._files is not None:
+            self._files.publish(compressed_message(picture, header, self._quality))
 
     def _declare(
-        self, name: str, default: Any, text: str, low: float | None = None, high: float | None = None
+        self,
+        name: str,
+        default: Any,
+        text: str,
+        low: float | None = None,
+        high: float | None = None,
     ) -> Any:
         descriptor = ParameterDescriptor(description=text, read_only=True)
         if low is not None and high is not None:
@@ -107,18 +124,25 @@ def image_message(picture: np.ndarray, header: Header) -> Image:
 
 
 def compressed_message(picture: np.ndarray, header: Header, quality: int = 90) -> CompressedImage:
-    """A picture, uint8 RGB [H, W, 3], as JPEG in sensor_msgs/CompressedImage; `quality` 1 to 100."""
+    """A picture, uint8 RGB [H, W, 3], as JPEG of `quality` 1 to 100 in sensor_msgs/CompressedImage."""
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(
         header=header, format="rgb8; jpeg compressed bgr8", data=array.array("B", data.tobytes())
     )
 
 
-def truth_json(scene: WorldScene, header: Header) -> str:
-    """What a picture shows, with the header that tells which picture: `scout_truth`'s data."""
+def truth_json(header: Header, t: float, seed: int, scene: WorldScene) -> str:
+    """The data of `scout_truth` for the picture with this header; see the module's docstring."""
     stamp: Time = header.stamp
-    known = {"stamp": {"sec": stamp.sec, "nanosec": stamp.nanosec}, "frame_id": header.frame_id}
-    return json.dumps({**known, **truth(scene)})
+    return json.dumps(
+        {
+            "stamp": {"sec": stamp.sec, "nanosec": stamp.nanosec},
+            "frame_id": header.frame_id,
+            "t": t,
+            "seed": seed,
+            "scene": truth(scene),
+        }
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

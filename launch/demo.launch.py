@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo for people with ROS: a simulated camera and the node with the embedded model.
+
+ros2 launch svd_vlm_ros demo.launch.py
+ros2 service call /ask_scene svd_vlm_ros/srv/AskScene "{question: 'is the path clear?'}"
+ros2 topic echo /scene_description
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+
+def generate_launch_description():
+    arguments = [
+        DeclareLaunchArgument(
+            "precision",
+            default_value="bf16",
+            description="precision of the weights",
+            choices=["fp32", "bf16", "fp16", "int8", "int4"],
+        ),
+        DeclareLaunchArgument(
+            "visual_tokens", default_value="64", description="visual tokens to keep of each picture"
+        ),
+        DeclareLaunchArgument(
+            "rate", default_value="5.0", description="pictures a second of the simulated camera"
+        ),
+        DeclareLaunchArgument(
+            "seed", default_value="0", description="which drive the simulated camera takes"
+        ),
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="namespace of both nodes, e.g. robot1"
+        ),
+    ]
+    camera = Node(
+        package="svd_vlm_ros",
+        executable="scout_camera",
+        name="scout_camera",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        emulate_tty=True,
+        parameters=[
+            {
+                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
+                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
+            }
+        ],
+    )
+    perception = IncludeLaunchDescription(
+        PathJoinSubstitution([FindPackageShare("svd_vlm_ros"), "launch", "perception.launch.py"]),
+        launch_arguments={
+            "model": "scout",
+            "precision": LaunchConfiguration("precision"),
+            "visual_tokens": LaunchConfiguration("visual_tokens"),
+            "namespace": LaunchConfiguration("namespace"),
+        }.items(),
+    )
+    return LaunchDescription([*arguments, camera, perception])

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node `perception` with its parameters.
+
+    ros2 launch svd_vlm_ros perception.launch.py model:=scout image_topic:=/front/image_raw
+
+What is given on the command line goes before the file `params_file`, and that before the defaults.
+Hence the order below: each `SetParameter` looks whether its argument was given, so it stands before
+the declarations, which would give it its default.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, GroupAction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
+from launch_ros.actions import Node, SetParameter
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+PARAMS_FILE = PathJoinSubstitution([FindPackageShare("svd_vlm_ros"), "config", "perception.yaml"])
+
+
+def override(argument, kind=str, parameter=None):
+    """Set a parameter of the node where its argument was given."""
+    given = LaunchConfiguration(argument, default="")
+    return SetParameter(
+        parameter or argument,
+        ParameterValue(given, value_type=kind),
+        condition=IfCondition(NotEqualsSubstitution(given, "")),
+    )
+
+
+def generate_launch_description():
+    overrides = [
+        override("model"),
+        override("precision"),
+        override("device"),
+        override("selector"),
+        override("visual_tokens", int),
+        override("energy", float),
+        override("token_cap", int),
+        override("description_period", float),
+        override("image_topic", parameter="camera.camera.topic"),
+        override("compressed", bool, parameter="camera.camera.compressed"),
+        override("allow_random_model", bool),
+        override("autostart", bool),
+    ]
+    arguments = [
+        DeclareLaunchArgument(
+            "model",
+            default_value="llava-hf/llava-1.5-7b-hf",
+            description="scout (embedded, needs no download), a LLaVA-1.5 style hub id or folder, random:tiny or "
+            "random:llava-1.5-7b; a hub model must have been fetched by 'svd-vlm download'",
+        ),
+        DeclareLaunchArgument(
+            "precision",
+            default_value="int4",
+            description="precision of the weights",
+            choices=["fp32", "bf16", "fp16", "int8", "int4"],
+        ),
+        DeclareLaunchArgument(
+            "device", default_value="auto", description="auto, cpu, cuda or cuda:<index>"
+        ),
+        DeclareLaunchArgument(
+            "selector",
+            default_value="svd",
+            description="method that chooses the visual tokens: svd, none, random, grid or norm",
+        ),
+        DeclareLaunchArgument(
+            "visual_tokens",
+            default_value="64",
+            description="visual tokens to keep of each picture, where energy is 0",
+        ),
+        DeclareLaunchArgument(
+            "energy",
+            default_value="0.0",
+            description="above 0: keep as few tokens as hold this share of the picture's energy",
+        ),
+        DeclareLaunchArgument(
+            "token_cap",
+            default_value="192",
+            description="most visual tokens that are kept where energy is above 0",
+        ),
+        DeclareLaunchArgument(
+            "description_period",
+            default_value="2.0",
+            description="seconds between two messages on scene_description; 0: none",
+        ),
+        DeclareLaunchArgument(
+            "image_topic",
+            default_value="image",
+            description="topic of the pictures, where the parameter cameras has its default",
+        ),
+        DeclareLaunchArgument(
+            "compressed",
+            default_value="false",
+            description="whether image_topic carries CompressedImage and not Image",
+            choices=["true", "false"],
+        ),
+        DeclareLaunchArgument(
+            "allow_random_model",
+            default_value="false",
+            description="let a random:* model answer, for tests of speed",
+            choices=["true", "false"],
+        ),
+        DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            description="configure and activate the node; false: wait for a lifecycle manager",
+            choices=["true", "false"],
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=PARAMS_FILE,
+            description="file with the node's parameters; arguments given here go before it",
+        ),
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="namespace of the node, e.g. robot1"
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            description="debug, info, warn, error or fatal",
+        ),
+    ]
+    node = Node(
+        package="svd_vlm_ros",
+        executable="perception_node",
+        name="perception",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        emulate_tty=True,
+        # Not under `parameters`, which would go after, and so before in rank, what SetParameter
+        # sets.
+        ros_arguments=[
+            "--params-file",
+            LaunchConfiguration("params_file"),
+            "--log-level",
+            LaunchConfiguration("log_level"),
+        ],
+    )
+    # A group: SetParameter must not reach the nodes of a launch file that includes this one.
+    return LaunchDescription([GroupAction([*overrides, *arguments, node])])

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lifecycle node whose transitions may take their time: they run beside the executor, not in it.
+
+rclpy runs a transition inside the callback of the service `change_state`. Loading a model takes up
+to minutes, and for so long nobody could ask the node's state or parameters, and no request would
+get its NOT_ACTIVE. Here each transition runs on a thread of its own, one at a time; the service
+replies when it is over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.task import Future
+
+UNCONFIGURED, CONFIGURING, INACTIVE, ACTIVE = "unconfigured", "configuring", "inactive", "active"
+
+
+class BackgroundLifecycleNode(LifecycleNode):
+    """Transitions on a thread of their own; `failure` says why the last one failed."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.failure = ""
+        self._transition = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._change_state_inside = self._service_change_state.callback
+        self._service_change_state.callback = self._change_state
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle state, e.g. "active"; within a transition e.g. "configuring"."""
+        return str(self._state_machine.current_state[1])
+
+    def start(self, on_failure: Callable[[str], None]) -> None:
+        """Configure and activate in the background; where that fails, call `on_failure(why)`."""
+
+        def transitions() -> None:
+            with self._transition:
+                good = TransitionCallbackReturn.SUCCESS
+                done = self.trigger_configure() == good and self.trigger_activate() == good
+            if not done:
+                on_failure(self.failure)
+
+        self._run(transitions)
+
+    def join_transitions(self, seconds: float) -> bool:
+        """Wait until no transition is under way; False where one is after `seconds`."""
+        for thread in self._threads:
+            thread.join(seconds)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    async def _change_state(self, request: Any, response: Any) -> Any:
+        """Callback of the service change_state."""
+        if not self._transition.acquire(blocking=False):
+            self.get_logger().warning(
+                "A transition is under way: this request to change the state is refused."
+            )
+            response.success = False
+            return response
+        future = Future()
+
+        def transition() -> None:
+            try:
+                done = self._change_state_inside(request, response)
+            except Exception as error:  # rclpy raises on a transition that this state does not have
+                self.get_logger().warning(f"No such transition from state '{self.state}': {error}")
+                response.success = False
+                done = response
+            finally:
+                self._transition.release()
+            future.set_result(done)
+            self.wake()
+
+        self._run(transition)
+        return await future
+
+    def wake(self) -> None:
+        """Let the executor look at its futures; from any thread."""
+        executor = self.executor
+        if executor is not None:
+            executor.wake()
+
+    def _run(self, target: Callable[[], None]) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=target, name="transition", daemon=True)
+        self._threads.append(thread)
+        thread.start()

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one list of the node's parameters: defaults, meaning, ranges, and when each may change.
+
+config/perception.yaml and docs/node.md show the same names and defaults; a test compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.node.images import MAX_PIXELS
+from svd_vlm_ros.node.requests import MAX_NEW_TOKENS, MAX_SECONDS
+
+DEFAULT_CAMERA = "camera"
+_TYPES = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of texts",
+}
+
+
+class When(Enum):
+    """When a parameter may be set, and so when it takes effect."""
+
+    START = "start"  # read-only
+    CONFIGURE = "configure"  # while the node is unconfigured
+    LIVE = "live"  # at any time; the next request obeys it
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter; its default's type is its own, `low` and `high` are inclusive."""
+
+    name: str
+    default: Any
+    text: str
+    when: When = When.LIVE
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What `ros2 param describe` shows."""
+        found = ParameterDescriptor(description=self.text, read_only=self.when is When.START)
+        constraints = [f"one of: {', '.join(self.choices)}"] if self.choices else []
+        if self.when is When.CONFIGURE:
+            constraints.append("settable while the node is unconfigured")
+        found.additional_constraints = "; ".join(constraints)
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, int):
+                found.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+            else:
+                found.floating_point_range = [
+                    FloatingPointRange(from_value=self.low, to_value=self.high)
+                ]
+        return found
+
+    def convert(self, value: Any) -> Any:
+        """The value in the parameter's type; 2 serves as 2.0. Raises `UserError`."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind is list and value is not None and not isinstance(value, (str, bytes)):
+            value = list(value)
+        if type(value) is not kind or (
+            kind is list and not all(isinstance(item, str) for item in value)
+        ):
+            raise UserError(f"Parameter {self.name} is {value!r}: it must be {_TYPES[kind]}.")
+        if self.choices and value not in self.choices:
+            raise UserError(
+                f"Parameter {self.name} is '{value}': choose one of {', '.join(self.choices)}."
+            )
+        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
+            raise UserError(
+                f"Parameter {self.name} is {value:g}: it must be between {self.low:g} and "
+                f"{self.high:g}."
+            )
+        return value
+
+
+_AT_CONFIGURE = When.CONFIGURE
+PARAMETERS: tuple[Spec, ...] = (
+    # The model
+    Spec(
+        "model",
+        "llava-hf/llava-1.5-7b-hf",
+        "Model: scout (embedded), a LLaVA-1.5 style hub id or folder, "
+        "random:tiny or random:llava-1.5-7b. A hub model must have been fetched by svd-vlm "
+        "download.",
+        _AT_CONFIGURE,
+    ),
+    Spec(
+        "precision",
+        "int4",
+        "Precision of the weights.",
+        _AT_CONFIGURE,
+        choices=("fp32", "bf16", "fp16", "int8", "int4"),
+    ),
+    Spec("device", "auto", "Device of the model: auto, cpu, cuda or cuda:<index>.", _AT_CONFIGURE),
+    Spec(
+        "cpu_threads",
+        0,
+        "Threads that the model may use on the CPU; 0: torch's own choice.",
+        _AT_CONFIGURE,
+        low=0,
+        high=1024,
+    ),
+    Spec("system_prompt", "", "Text before every question; empty: the model's own.", _AT_CONFIGURE),
+    Spec(
+        "aspect",
+        "pad",
+        "How a picture becomes a square: pad keeps its sides, crop cuts them off.",
+        _AT_CONFIGURE,
+        choices=("pad", "crop"),
+    ),
+    Spec(
+        "allow_random_model",
+        False,
+        "Let a model with random weights answer; else its requests get ERROR.",
+    ),
+    Spec(
+        "load_timeout",
+        600.0,
+        "Seconds that configure waits for the model before it fails.",
+        _AT_CONFIGURE,
+        low=1.0,
+        high=MAX_SECONDS,
+    ),
+    # What the model sees of a picture
+    Spec(
+        "selector",
+        "svd",
+        "Method that chooses the visual tokens: svd, none, random, grid or norm.",
+        _AT_CONFIGURE,
+    ),
+    Spec(
+        "visual_tokens",
+        64,
+        "Visual tokens to keep of each picture, where energy is 0.",
+        low=1,
+        high=65535,
+    ),
+    Spec(
+        "energy",
+        0.0,
+        "0: keep visual_tokens. Above 0: keep as few tokens as hold this share of the picture's "
+        "energy, at most token_cap.",
+        low=0.0,
+        high=1.0,
+    ),
+    Spec(
+        "token_cap",
+        192,
+        "Most visual tokens that are kept where energy is above 0.",
+        _AT_CONFIGURE,
+        low=1,
+        high=65535,
+    ),
+    # Cameras
+    Spec(
+        "cameras",
+        [DEFAULT_CAMERA],
+        "Names of the cameras; a request that names none means the first.",
+        _AT_CONFIGURE,
+    ),
+    Spec(
+        "max_image_age",
+        10.0,
+        "Seconds; a question gets STALE_IMAGE where the newest picture is older by its "
+        "stamp. 0: no limit.",
+        low=0.0,
+        high=MAX_SECONDS,
+    ),
+    Spec(
+        "max_image_pixels",
+        MAX_PIXELS,
+        "Largest width * height; a larger picture is refused before it is decoded.",
+        low=1,
+        high=1_000_000_000,
+    ),
+    # Questions
+    Spec(
+        "max_new_tokens",
+        64,
+        "Longest answer in tokens, where the request sets none.",
+        low=1,
+        high=MAX_NEW_TOKENS,
+    ),
+    Spec(
+        "request_timeout",
+        30.0,
+        "Seconds from the arrival of a request to its reply at the latest, where the "
+        "request sets none.",
+        low=0.05,
+        high=MAX_SECONDS,
+    ),
+    Spec(
+        "max_question_length",
+        2000,
+        "Longest question, and longest choices together, in characters.",
+        low=1,
+        high=100_000,
+    ),
+    Spec(
+        "queue_size",
+        8,
+        "Questions that may wait for the model; further ones get BUSY.",
+        low=1,
+        high=1000,
+    ),
+    # Descriptions
+    Spec(
+        "description_period",
+        2.0,
+        "Seconds between two descriptions of a camera's picture; 0: none.",
+        low=0.0,
+        high=MAX_SECONDS,
+    ),
+    Spec(
+        "description_prompt", "", "What a description is asked with; empty: the model's own prompt."
+    ),
+    # The node
+    Spec(
+        "autostart",
+        True,
+        "Configure and activate the node at its start; false: wait for a lifecycle manager.",
+        When.START,
+    ),
+)
+
+CAMERA_PARAMETERS: tuple[Spec, ...] = (
+    Spec(
+        "topic",
+        "",
+        "Topic of the camera's pictures, relative to the node's namespace.",
+        _AT_CONFIGURE,
+    ),
+    Spec(
+        "compressed",
+        False,
+        "Whether the topic carries CompressedImage (JPEG, PNG) and not Image.",
+        _AT_CONFIGURE,
+    ),
+)

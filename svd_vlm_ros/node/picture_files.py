@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Size and wholeness of JPEG and PNG files, read from their structure before anything is decoded.
+
+OpenCV decodes a truncated JPEG into a picture whose lower part is grey, and a small file may claim
+a picture of gigabytes. Both are found here, at the cost of a walk over the file's segments.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from svd_vlm_ros.errors import UserError
+
+JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+_JPEG_END = b"\xff\xd9"
+_JPEG_SCAN = 0xDA
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
+_PNG_LEAST_HEADER = 13
+
+
+def picture_size(data: memoryview) -> tuple[int, int]:
+    """Width and height in pixels of a whole JPEG or PNG file. Raises `UserError` on others."""
+    head = bytes(data[: len(PNG_START)])
+    if head.startswith(JPEG_START):
+        return _jpeg_size(data)
+    if head == PNG_START:
+        return _png_size(data)
+    if not len(data):
+        raise UserError("its data is empty")
+    raise UserError("its data is neither JPEG nor PNG")
+
+
+def _jpeg_size(data: memoryview) -> tuple[int, int]:
+    """Walk the segments up to the first scan, then look for the end marker behind it."""
+    size: tuple[int, int] | None = None
+    at = len(JPEG_START)
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise UserError(f"it is a broken JPEG: no marker at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _JPEG_BARE:
+            at += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if marker in _JPEG_FRAMES:
+            if length < 8 or at + 9 > len(data):
+                raise UserError("it is a broken JPEG: its frame header is cut off")
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            size = (width, height)
+        if marker == _JPEG_SCAN:
+            if size is None:
+                raise UserError("it is a broken JPEG: picture data comes before the size")
+            # Within picture data 0xff is always followed by 0x00 or a restart marker, so this is
+            # the end.
+            if bytes(data[at:]).rfind(_JPEG_END) < 0:
+                raise UserError(f"it is a truncated JPEG: no end marker in its {len(data)} bytes")
+            return size
+        at += 2 + length
+    raise UserError(f"it is a truncated JPEG: its header is cut off after {len(data)} bytes")
+
+
+def _png_size(data: memoryview) -> tuple[int, int]:
+    """Walk all chunks and check their checksums, up to the end chunk."""
+    size: tuple[int, int] | None = None
+    at = len(PNG_START)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(data[at + 4 : end]) != checksum:
+            raise UserError(f"it is a broken PNG: wrong checksum in its chunk at byte {at}")
+        if size is None:
+            if kind != b"IHDR" or length < _PNG_LEAST_HEADER:
+                raise UserError("it is a broken PNG: it does not begin with a header")
+            size = struct.unpack_from(">II", data, at + 8)
+        if kind == b"IEND":
+            return size
+        at = end + 4
+    raise UserError(f"it is a truncated PNG: no end chunk in its {len(data)} bytes")

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request asks for, whether it can be served, and with which picture. No ROS in it.
+
+Question      a checked request, immutable
+Frame         one picture of a camera as it arrived, immutable
+Reply         what a request gets: an answer, or a status and a sentence
+RequestError       raised where a request ends without an answer; becomes a Reply
+choose_frame  the newest picture if it is new enough, None where a newer one is worth waiting for
+SceneCache    the last encoded picture of each camera
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.engine import Answer, Scene
+
+MAX_NEW_TOKENS = 1024
+MAX_CHOICES = 64
+MAX_SECONDS = 86_400.0  # longest timeout and image age that can be asked for; one day
+NANOSECONDS = 1_000_000_000
+
+
+class Status(IntEnum):
+    """The statuses of AskScene's response, with the same numbers."""
+
+    OK = 0
+    NO_IMAGE = 1
+    STALE_IMAGE = 2
+    BAD_REQUEST = 3
+    BUSY = 4
+    TIMEOUT = 5
+    CANCELED = 6
+    NOT_ACTIVE = 7
+    ERROR = 8
+
+
+class RequestError(Exception):
+    """A request ends without an answer; its text is one sentence: what went wrong, what to do."""
+
+    def __init__(self, status: Status, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The node's settings that a request is measured with; seconds, tokens, characters."""
+
+    cameras: tuple[str, ...]
+    max_new_tokens: int = 64
+    max_image_age: float = 0.0
+    request_timeout: float = 30.0
+    max_question_length: int = 2000
+
+
+@dataclass(frozen=True)
+class Question:
+    """A checked request.
+
+    `prompt` None: describe the picture in the engine's own words. `visual_tokens` None: the node's
+    budget. `not_before` is a ROS time in nanoseconds, 0: any. `max_image_age` in seconds, infinity:
+    any. `timeout` in seconds from the request's arrival.
+    """
+
+    prompt: str | None
+    camera: str
+    choices: tuple[str, ...] = ()
+    visual_tokens: int | None = None
+    max_new_tokens: int = 64
+    not_before: int = 0
+    max_image_age: float = math.inf
+    timeout: float = 30.0
+    describe: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture as it arrived: the message itself, and `time.monotonic()` of its arrival."""
+
+    message: Any
+    arrival: float
+    number: int
+
+    @property
+    def stamp(self) -> int:
+        """When the picture was taken, ROS time in nanoseconds; 0 where its driver does not say."""
+        stamp = self.message.header.stamp
+        return stamp.sec * NANOSECONDS + stamp.nanosec
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one answer took, in seconds and tokens, with InferenceStats' names and meanings."""
+
+    visual_tokens_kept: int = 0
+    visual_tokens_total: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    image_age: float = 0.0
+    queue_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    select_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    time_to_first_token: float = 0.0
+    scene_reused: bool = False
+    peak_device_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a request ended.
+
+    `frame` is the picture that the model looked at, None where it looked at none. `detail` is for
+    the log alone.
+    """
+
+    status: Status
+    sentence: str = ""
+    camera: str = ""
+    frame: Frame | None = None
+    answer: Answer | None = None
+    stats: Stats = field(default_factory=Stats)
+    detail: str = ""
+
+
+def check_request(request: Any, limits: Limits) -> Question:
+    """The checked form of an AskScene request. Raises `RequestError` BAD_REQUEST."""
+    text = request.question
+    if not text.strip():
+        raise _bad("The question is empty: ask something in plain words.")
+    if len(text) > limits.max_question_length:
+        raise _bad(
+            f"The question has {len(text)} characters, but {limits.max_question_length} is the "
+            "most: shorten "
+            "it, or raise the parameter max_question_length."
+        )
+    if "<image>" in text:
+        raise _bad(
+            "The question holds '<image>', which stands for the picture itself: leave it out."
+        )
+    tokens = request.max_new_tokens or limits.max_new_tokens
+    if tokens > MAX_NEW_TOKENS:
+        raise _bad(f"max_new_tokens is {tokens}: ask for {MAX_NEW_TOKENS} at most.")
+    stamp = request.not_before
+    return Question(
+        prompt=text.strip(),
+        camera=known_camera(request.camera, limits.cameras),
+        choices=_check_choices(request.choices, limits.max_question_length),
+        visual_tokens=request.visual_tokens or None,
+        max_new_tokens=tokens,
+        not_before=max(stamp.sec * NANOSECONDS + stamp.nanosec, 0),
+        max_image_age=_seconds("max_image_age", request.max_image_age, limits.max_image_age)
+        or math.inf,
+        timeout=_seconds("timeout", request.timeout, limits.request_timeout),
+    )
+
+
+def known_camera(name: str, cameras: Sequence[str]) -> str:
+    """The camera meant, the first where none is named. Raises `RequestError` BAD_REQUEST."""
+    if not name:
+        return cameras[0]
+    if name not in cameras:
+        raise _bad(f"There is no camera '{name[:60]}': choose one of {', '.join(cameras)}.")
+    return name
+
+
+def _check_choices(choices: Sequence[str], longest: int) -> tuple[str, ...]:
+    stripped = tuple(choice.strip() for choice in choices)
+    if not stripped:
+        return ()
+    if not 2 <= len(stripped) <= MAX_CHOICES:
+        raise _bad(
+            f"There are {len(stripped)} choices: give 2 to {MAX_CHOICES}, or none for a free "
+            "answer."
+        )
+    if not all(stripped):
+        raise _bad("One of the choices is empty: give each choice a text.")
+    if len(set(stripped)) < len(stripped):
+        raise _bad("Two of the choices are the same: give each choice once.")
+    if sum(map(len, stripped)) > longest:
+        raise _bad(f"The choices have more than {longest} characters together: shorten them.")
+    return stripped
+
+
+def _seconds(name: str, asked: float, setting: float) -> float:
+    """A duration in seconds; 0 asks for the node's setting."""
+    if asked == 0.0:
+        return setting
+    if not 0.0 < asked <= MAX_SECONDS:  # also false for NaN
+        raise _bad(
+            f"{name} is {asked}: give seconds between 0 and {MAX_SECONDS:.0f}; 0 is the node's "
+            "setting."
+        )
+    return asked
+
+
+def _bad(sentence: str) -> RequestError:
+    return RequestError(Status.BAD_REQUEST, sentence)
+
+
+def image_age(frame: Frame, ros_now: int, now: float) -> float:
+    """Seconds since the picture was taken by its stamp, or since it arrived if it has none.
+
+    `ros_now` in nanoseconds, `now` in `time.monotonic()`. A stamp from the future counts as 0 s
+    old.
+    """
+    age = (ros_now - frame.stamp) / NANOSECONDS if frame.stamp else now - frame.arrival
+    return max(age, 0.0)
+
+
+def choose_frame(
+    question: Question, frame: Frame | None, topic: str, ros_now: int, now: float
+) -> Frame | None:
+    """The newest picture of the question's camera if it may be used; None: wait for a newer.
+
+    A question with `not_before` waits for a picture, without it none is waited for. Raises
+    `RequestError`: NO_IMAGE where none has come, STALE_IMAGE where the newest is older than
+    `max_image_age`.
+    """
+    if frame is None:
+        if question.not_before:
+            return None
+        raise RequestError(
+            Status.NO_IMAGE,
+            f"Camera '{question.camera}' has sent no picture on {topic} yet: check that it runs "
+            "and publishes there.",
+        )
+    if question.not_before and frame.stamp < question.not_before:
+        return None
+    age = image_age(frame, ros_now, now)
+    if age > question.max_image_age:
+        raise RequestError(
+            Status.STALE_IMAGE,
+            f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp "
+            "(it arrived "
+            f"{now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the most: "
+            "check the camera "
+            "and its clock, or allow more by max_image_age.",
+        )
+    return frame
+
+
+def late_refusal(question: Question, frame: Frame | None, topic: str, begun: bool) -> RequestError:
+    """Why a request whose time is over was not answered. `begun`: the model was at work on it."""
+    after = f"within {question.timeout:g} s"
+    if begun:
+        return RequestError(
+            Status.TIMEOUT,
+            f"The answer was not complete {after}: allow a longer timeout, or ask for fewer "
+            "tokens.",
+        )
+    if question.not_before and frame is None:
+        return RequestError(
+            Status.NO_IMAGE,
+            f"Camera '{question.camera}' sent no picture on {topic} {after}: check it.",
+        )
+    if question.not_before and frame is not None and frame.stamp < question.not_before:
+        behind = (question.not_before - frame.stamp) / NANOSECONDS
+        return RequestError(
+            Status.STALE_IMAGE,
+            f"Camera '{question.camera}' sent no picture from not_before or later {after}; the "
+            "newest is "
+            f"{behind:.3f} s older: check the camera and its clock.",
+        )
+    return RequestError(
+        Status.TIMEOUT,
+        f"The model was busy with other requests and did not begin {after}: allow a longer "
+        "timeout, or ask later.",
+    )
+
+
+class SceneCache:
+    """The last scene of each camera, found again only for the very same message and token budget.
+
+    At most one scene a camera is kept, since each holds the language model's cache of its picture
+    in device memory (0.5 MB a token for a 7B model in 16 bits).
+    """
+
+    def __init__(self) -> None:
+        self._scenes: dict[str, tuple[Frame, int | float | None, Scene]] = {}
+
+    def find(self, camera: str, frame: Frame, budget: int | float | None) -> Scene | None:
+        """The scene of this very message and budget, or None; an older scene is then let go."""
+        kept = self._scenes.get(camera)
+        if kept is not None and kept[0].message is frame.message and kept[1] == budget:
+            return kept[2]
+        self._scenes.pop(camera, None)
+        return None
+
+    def keep(self, camera: str, frame: Frame, budget: int | float | None, scene: Scene) -> None:
+        """Remember the scene of a camera's newest picture in place of its last one."""
+        self._scenes[camera] = (frame, budget, scene)
+
+    def clear(self) -> None:
+        """Let all scenes go."""
+        self._scenes.clear()
+
+    @property
+    def cameras(self) -> Mapping[str, Scene]:
+        """The scene kept for each camera."""
+        return {camera: kept[2] for camera, kept in self._scenes.items()}
