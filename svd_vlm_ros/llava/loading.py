@@ -21,6 +21,7 @@ from svd_vlm_ros.llava.precision import (
     QUANTIZED,
     check_precision,
     check_quantized,
+    check_widths,
     compute_dtype,
     quantization_config,
 )
@@ -144,9 +145,11 @@ def _model_from_files(
     name: str, folder: Path, precision: str, dtype: torch.dtype, device: torch.device
 ) -> LlavaForConditionalGeneration:
     from safetensors import SafetensorError
-    from transformers import LlavaForConditionalGeneration
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     check_architecture(name, read_json(folder / "config.json"))
+    config = LlavaConfig.from_pretrained(folder, local_files_only=True)
+    check_widths(text_config(config), precision)
     options: dict[str, Any] = {}
     if precision in QUANTIZED or device.type == "cuda":
         options["device_map"] = {"": device}  # straight to the device, shard by shard
@@ -154,6 +157,7 @@ def _model_from_files(
         # With `output_loading_info` it returns a pair, which its type does not tell.
         loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             quantization_config=quantization_config(precision, dtype),
             use_safetensors=True,

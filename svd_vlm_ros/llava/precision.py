@@ -22,12 +22,15 @@ import importlib.util
 import logging
 import sys
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from svd_vlm_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
@@ -39,6 +42,7 @@ NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 INT8_THRESHOLD = 0.0
 INT4_TYPE = "nf4"
 INT4_DOUBLE = True
+INT4_BLOCK = 64  # weights that share a scale; on the CPU no block may span two rows
 _TABLES = ("absmax", "code", "offset")  # what bitsandbytes keeps beside 4-bit weights
 
 
@@ -171,6 +175,18 @@ def weight_bytes(model: nn.Module) -> int:
             if isinstance(found, torch.Tensor)
         )
     return total
+
+
+def check_widths(config: LlamaConfig, precision: str) -> None:
+    """Raise `UserError` where a language model's layers are too odd for bitsandbytes' int4."""
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    widths = config.hidden_size, config.intermediate_size, heads * head
+    if precision == "int4" and any(width % INT4_BLOCK for width in widths):
+        raise UserError(
+            f"int4 needs layers with multiples of {INT4_BLOCK} inputs, this model has {widths}: "
+            "take int8."
+        )
 
 
 def quantized_layers(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -181,24 +181,29 @@ def preprocess(image: np.ndarray, settings: PictureSettings, aspect: str) -> Pic
 
 def _pad(image: np.ndarray, settings: PictureSettings) -> tuple[np.ndarray, Framing]:
     height, width = image.shape[:2]
-    side = max(height, width)
+    size, side = settings.size, max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
+    red, green, blue = (int(channel * 255) for channel in settings.mean)
+    source = Image.fromarray(image)
+    if width > height:
+        # Pillow resizes across first and down then. Rows of padding stay what they are when they
+        # are resized across, so the result is the same without them, at half of the work.
+        source = _resize(source, height, size, settings.resample)
     if height != width:
-        square = np.empty((side, side, 3), np.uint8)
-        square[:] = [int(channel * 255) for channel in settings.mean]
-        square[top : top + height, left : left + width] = image
-    else:
-        square = image
-    patch = side / settings.size * settings.patch
+        across = size if width > height else side
+        square = Image.new("RGB", (across, side), (red, green, blue))
+        square.paste(source, (left, top))
+        source = square
+    patch = side / size * settings.patch
     framing = Framing(height, width, -left, -top, patch, patch, settings.grid)
-    return _resize(square, settings.size, settings.size, settings.resample), framing
+    return np.asarray(_resize(source, size, size, settings.resample)), framing
 
 
 def _crop(image: np.ndarray, settings: PictureSettings) -> tuple[np.ndarray, Framing]:
     height, width = image.shape[:2]
     size, short = settings.size, min(height, width)
     resized_height, resized_width = int(size * height / short), int(size * width / short)
-    resized = _resize(image, resized_height, resized_width, settings.resample)
+    resized = _resize(Image.fromarray(image), resized_height, resized_width, settings.resample)
     top, left = (resized_height - size) // 2, (resized_width - size) // 2
     down, across = height / resized_height, width / resized_width
     framing = Framing(
@@ -210,13 +215,12 @@ def _crop(image: np.ndarray, settings: PictureSettings) -> tuple[np.ndarray, Fra
         patch_height=settings.patch * down,
         grid=settings.grid,
     )
-    return resized[top : top + size, left : left + size], framing
+    return np.asarray(resized)[top : top + size, left : left + size], framing
 
 
-def _resize(image: np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
-    """Resize uint8 [H, W, 3] with Pillow, whose filters widen when they make a picture smaller."""
-    resized = Image.fromarray(image).resize((width, height), resample=Image.Resampling(resample))
-    return np.asarray(resized)
+def _resize(source: Image.Image, height: int, width: int, resample: int) -> Image.Image:
+    """Resize with Pillow, whose filters widen when they make a picture smaller."""
+    return source.resize((width, height), resample=Image.Resampling(resample))
 
 
 def _clip(start: float, length: float, limit: int) -> tuple[float, float]:

@@ -56,7 +56,8 @@ class SvdPrune:
     patches often lie closer than that, and the kept set of a random matrix then differs from that
     of the full decomposition. In float64 the error is about 1e-14, below the resolution at which
     scores count as equal, so the kept indices equal those of a full SVD in float64
-    (`test/selection/test_svd.py`). It costs some 25 ms more than float32 for 576 x 1024 on one CPU
+    (`test/selection/test_svd.py`; where the k-th and the next singular value are equal to the last
+    digit, U_k is not defined, and no method can agree with another). It costs some 25 ms more than float32 for 576 x 1024 on one CPU
     core, and no setting such as TF32 can touch it. The small eigenproblem is always solved on the
     CPU: GPU solvers are slow on one small matrix.
 

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for every selector: budgets, padding, order, and the values they are given."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector, selector_names
+from svd_vlm_ros.selection.baselines import bayer
+from svd_vlm_ros.selection.interface import count_to_keep, keep_highest
+
+CHOOSING = [name for name in selector_names() if name != "none"]
+
+
+def picture(seed=0, grid=(6, 8), width=16, valid=None):
+    generator = torch.Generator().manual_seed(seed)
+    return VisualFeatures(torch.randn(grid[0] * grid[1], width, generator=generator), grid, valid)
+
+
+def middle_rows(grid=(6, 8), first=2, last=4):
+    valid = torch.zeros(grid, dtype=torch.bool)
+    valid[first:last] = True
+    return valid.flatten()
+
+
+def test_the_names_begin_with_the_default():
+    assert selector_names() == ["svd", "none", "random", "grid", "norm"]
+    assert [make_selector(name).name for name in selector_names()] == selector_names()
+
+
+@pytest.mark.parametrize("name", selector_names())
+@pytest.mark.parametrize("tokens", [1, 5, 47, 48, 49, 10_000])
+def test_a_fixed_budget_is_kept_to_the_token(name, tokens):
+    features = picture()
+    chosen = make_selector(name)(features, Budget(tokens))
+    wanted = 48 if name == "none" else min(tokens, 48)
+    assert len(chosen) == wanted
+    assert chosen.indices.dtype == torch.int64
+    assert chosen.indices.tolist() == sorted(set(chosen.indices.tolist()))
+    assert chosen.scores.dtype == torch.float32
+    assert chosen.scores.shape == (48,)
+    assert float(chosen.scores.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert chosen.merge is None
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    tokens=st.integers(1, 60),
+    energy=st.one_of(st.none(), st.floats(0.01, 1.0)),
+)
+def test_padding_is_never_kept(name, seed, tokens, energy):
+    generator = torch.Generator().manual_seed(seed)
+    valid = torch.rand(48, generator=generator) > 0.5
+    valid[int(torch.randint(48, (1,), generator=generator))] = True
+    chosen = make_selector(name)(picture(seed, valid=valid), Budget(tokens, energy))
+    assert bool(valid[chosen.indices].all())
+    assert float(chosen.scores[~valid].sum()) == 0.0
+    assert 1 <= len(chosen) <= min(tokens, int(valid.sum()))
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_budget_above_the_valid_patches_keeps_all_of_them(name):
+    valid = middle_rows()
+    chosen = make_selector(name)(picture(valid=valid), Budget(40))
+    assert chosen.indices.tolist() == valid.nonzero().flatten().tolist()
+
+
+def test_none_keeps_padding_too():
+    chosen = make_selector("none")(picture(valid=middle_rows()), Budget(3, 0.5))
+    assert chosen.indices.tolist() == list(range(48))
+    assert float(chosen.scores[:16].sum()) == 0.0
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), energy=st.floats(0.01, 1.0))
+def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, seed, energy):
+    chosen = make_selector(name)(picture(seed), Budget(48, energy))
+    scores = chosen.scores.double()
+    best = scores.sort(descending=True).values
+    assert float(scores[chosen.indices].sum()) == pytest.approx(
+        float(best[: len(chosen)].sum()), abs=1e-6
+    )
+    assert float(best[: len(chosen)].sum()) >= energy - 1e-6
+    assert float(best[: len(chosen) - 1].sum()) < energy + 1e-6
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_the_cap_bounds_the_adaptive_rule(name):
+    select = make_selector(name)
+    features = picture()
+    free = select(features, Budget(48, 0.8))
+    capped = select(features, Budget(5, 0.8))
+    assert len(free) > 5
+    assert capped.indices.tolist() == select(features, Budget(5)).indices.tolist()
+
+
+def test_the_count_is_minimal_at_exact_sums():
+    ranked = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
+    counts = [count_to_keep(ranked, Budget(4, energy)) for energy in (0.1, 0.5, 0.6, 0.75, 0.9, 1)]
+    assert counts == [1, 1, 2, 2, 4, 4]
+    tenths = torch.full((10,), 0.1, dtype=torch.float64)  # their sum is a bit below 1
+    assert count_to_keep(tenths, Budget(10, 1.0)) == 10
+    assert count_to_keep(tenths, Budget(10, 0.3)) == 3
+    assert count_to_keep(tenths, Budget(2, 0.3)) == 2
+
+
+def test_scores_that_differ_by_rounding_only_are_equal():
+    features = picture(grid=(1, 4))
+    scores = torch.tensor([0.25, 0.25 + 1e-15, 0.25 - 1e-15, 0.25], dtype=torch.float64)
+    assert keep_highest(scores, features, Budget(2)).indices.tolist() == [0, 1]
+
+
+def test_keeping_asks_for_a_score_for_each_valid_patch():
+    with pytest.raises(ValueError, match="16 patches are valid"):
+        keep_highest(torch.ones(48), picture(valid=middle_rows()), Budget(2))
+
+
+def test_random_depends_on_picture_and_seed_only():
+    one, other = picture(1), picture(2)
+    select = make_selector("random")
+    first = select(one, Budget(8)).indices.tolist()
+    assert select(other, Budget(8)).indices.tolist() != first
+    torch.manual_seed(123)
+    assert make_selector("random")(picture(1), Budget(8)).indices.tolist() == first
+    assert make_selector("random", seed=1)(one, Budget(8)).indices.tolist() != first
+    assert set(first) <= set(select(one, Budget(20)).indices.tolist())
+
+
+def test_random_keeps_each_patch_equally_often():
+    counts = torch.zeros(12)
+    for seed in range(600):
+        chosen = make_selector("random", seed=seed)(picture(grid=(3, 4)), Budget(3))
+        counts[chosen.indices] += 1
+    # 600 draws of 3 of 12: 150 each, standard deviation 10.6
+    assert 105 < float(counts.min()) <= float(counts.max()) < 195
+
+
+@pytest.mark.parametrize("tokens", [16, 36, 64, 144])
+def test_grid_covers_the_picture_evenly(tokens):
+    chosen = make_selector("grid")(picture(grid=(24, 24), width=2), Budget(tokens))
+    rows, columns = chosen.indices // 24, chosen.indices % 24
+    for axis in (rows, columns):
+        thirds = torch.bincount(axis // 8, minlength=3)
+        assert int(thirds.max()) - int(thirds.min()) <= tokens // 8
+    distances = torch.cdist(torch.stack([rows, columns], 1).float(), _all_places())
+    # No place of the picture is far from a kept patch: the ideal square spacing, and half as much.
+    assert float(distances.min(dim=0).values.max()) <= 1.5 * 24 / tokens**0.5
+
+
+def test_grid_is_nested_and_ignores_the_picture():
+    select = make_selector("grid")
+    few, many = select(picture(1), Budget(7)), select(picture(2), Budget(20))
+    assert set(few.indices.tolist()) <= set(many.indices.tolist())
+
+
+def test_bayer_holds_every_number_once():
+    assert bayer(1).tolist() == [[0]]
+    assert bayer(2).tolist() == [[0, 2], [3, 1]]
+    assert sorted(bayer(5).flatten().tolist()) == list(range(64))
+
+
+def test_norm_keeps_the_largest_rows():
+    patches = torch.zeros(6, 3)
+    patches[[1, 4], 0] = torch.tensor([2.0, -3.0])
+    features = VisualFeatures(patches, (2, 3))
+    chosen = make_selector("norm")(features, Budget(2))
+    assert chosen.indices.tolist() == [1, 4]
+    assert chosen.scores[4] == pytest.approx(0.6)
+    flat = make_selector("norm")(VisualFeatures(torch.zeros(6, 3), (2, 3)), Budget(2))
+    assert flat.indices.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", selector_names())
+def test_selectors_take_inference_tensors_and_change_nothing(name):
+    with torch.inference_mode():
+        features = picture()
+        before = features.patches.clone()
+        make_selector(name)(features, Budget(5))
+        assert torch.equal(features.patches, before)
+
+
+def test_unknown_names_and_options_are_told():
+    with pytest.raises(UserError, match="no selector 'fast': take one of svd, none"):
+        make_selector("fast")
+    with pytest.raises(UserError, match="'norm' has no option 'seed': it has none"):
+        make_selector("norm", seed=1)
+    with pytest.raises(UserError, match="its options are seed"):
+        make_selector("random", sed=1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "energy"), [(0, None), (-1, None), (2.5, None), (True, None), (5, 0.0), (5, 1.01)]
+)
+def test_budgets_out_of_range_are_refused(tokens, energy):
+    with pytest.raises(UserError):
+        Budget(tokens, energy)
+
+
+def test_features_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="grid"):
+        VisualFeatures(torch.zeros(5, 2), (2, 3))
+    with pytest.raises(ValueError, match="float"):
+        VisualFeatures(torch.zeros(6, 2, dtype=torch.int64), (2, 3))
+    with pytest.raises(ValueError, match="bool tensor"):
+        VisualFeatures(torch.zeros(6, 2), (2, 3), torch.ones(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no patch is valid"):
+        VisualFeatures(torch.zeros(6, 2), (2, 3), torch.zeros(6, dtype=torch.bool))
+
+
+def _all_places():
+    return torch.cartesian_prod(torch.arange(24.0), torch.arange(24.0))
