@@ -33,6 +33,7 @@ DEPENDENCIES = [
     "huggingface_hub>=1.0",
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
+    "pillow>=10.2",
     "psutil>=5.9",
     "PyYAML>=6.0",
     "rich>=13",
@@ -112,8 +113,8 @@ GENERATORS_IMPORT = ["catkin_pkg>=1.0", "empy==3.3.4", "lark-parser>=0.12", "num
 LEFT_OUT = [
     "**/__pycache__",
     "bin",  # the entry points of pyproject.toml
-    f"lib/python*/site-packages/{NAME}*.egg-info",
-    f"lib/python*/site-packages/{NAME}/**/*.c",
+    f"**/*-packages/{NAME}*.egg-info",
+    f"**/*-packages/{NAME}/**/*.c",
     "share/ament_index/resource_index/parent_prefix_path",
     f"share/{NAME}/environment",
     f"share/{NAME}/local_setup.*",
