@@ -27,6 +27,7 @@ from svd_vlm_ros.errors import UserError
 if TYPE_CHECKING:
     from svd_vlm_ros.cli.demo_client import DemoClient
     from svd_vlm_ros.scout.questions import Question
+    from svd_vlm_ros.scout.world import WorldScene
 
 NODE, CAMERA = "svd_vlm_ros.node.perception", "svd_vlm_ros.scout.camera"
 CAMERA_RATE = 5.0  # Hz
@@ -34,18 +35,20 @@ ANSWER_SECONDS = 60.0  # for one answer on a slow, busy machine
 OPEN_TRIES = (
     20  # questions that may turn out open, because the scene had moved on, before the demo gives up
 )
+MADE_AT_MOST = 100  # rounds of questions that the world makes to find one
+PAUSE = 1.5  # s of the drive between two questions, so that they are about different pictures
 KINDS = (
     "path",
     "nearest",
     "color",
-    "count",
     "where",
-    "sign",
+    "count",
     "ground",
-    "left of",
     "exists",
     "sky",
+    "left of",
     "exists color",
+    "sign",
     "absent",
 )
 """The kinds of question in the order of asking; those that the scene leaves open are passed over.
@@ -165,13 +168,12 @@ def _ros_parameters(values: Mapping[str, object]) -> list[str]:
 
 def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
     """Ask `wanted` questions of as many kinds as possible, each about the newest picture."""
-    from svd_vlm_ros.cli.demo_client import true_answer
     from svd_vlm_ros.scout.questions import standard_questions
 
     done: list[str] = []
     open_left = OPEN_TRIES
     while len(done) < wanted:
-        stamp, scene = client.newest()
+        stamp, scene = client.newest(PAUSE if done else 0.0)
         question = next_question(standard_questions(scene), done)
         begun = time.perf_counter()
         reply = client.ask(question, not_before=stamp, seconds=ANSWER_SECONDS)
@@ -208,6 +210,24 @@ def next_question(offered: "list[Question]", done: list[str]) -> "Question":
     """
     known = [question for question in offered if question.kind in KINDS]
     return min(known, key=lambda question: (done.count(question.kind), KINDS.index(question.kind)))
+
+
+def true_answer(scene: "WorldScene", text: str) -> str | None:
+    """The answer to a question about a scene; None where the scene leaves it open.
+
+    The world answers questions that it makes itself: they are made until this one is among them.
+    """
+    import numpy as np
+
+    from svd_vlm_ros.scout.questions import questions, standard_questions
+
+    made = standard_questions(scene)
+    for seed in range(MADE_AT_MOST):
+        for question in made:
+            if question.text == text:
+                return question.answer
+        made = questions(scene, np.random.default_rng(seed))
+    return None
 
 
 def plain(answer: str) -> str:

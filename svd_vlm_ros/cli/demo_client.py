@@ -29,12 +29,12 @@ from std_msgs.msg import String
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.msg import SceneDescription
 from svd_vlm_ros.scout.drive import drive
-from svd_vlm_ros.scout.questions import Question, questions, standard_questions
 from svd_vlm_ros.srv import AskScene
 
 if TYPE_CHECKING:
     from builtin_interfaces.msg import Time
 
+    from svd_vlm_ros.scout.questions import Question
     from svd_vlm_ros.scout.world import WorldScene
 
 NODE = "perception"
@@ -84,21 +84,6 @@ def private_graph(domain: int) -> dict[str, str | None]:
     }
 
 
-def true_answer(scene: WorldScene, text: str) -> str | None:
-    """The answer to a question about a scene; None where the scene leaves it open.
-
-    The world answers questions that it makes itself: they are made until this one is among them.
-    """
-    for question in standard_questions(scene):
-        if question.text == text:
-            return question.answer
-    for seed in range(64):
-        for question in questions(scene, np.random.default_rng(seed)):
-            if question.text == text:
-                return question.answer
-    return None
-
-
 class DemoClient:
     """An rclpy node that asks, listens and remembers. Use it in a `with`; raises `UserError`
     throughout.
@@ -123,7 +108,7 @@ class DemoClient:
         )
         if keep_pictures:
             self._node.create_subscription(
-                Image, "camera/image_raw", self._take_picture, qos_profile_sensor_data
+                Image, "image", self._take_picture, qos_profile_sensor_data
             )
 
     def __enter__(self) -> DemoClient:
@@ -150,9 +135,9 @@ class DemoClient:
         self._wait(self._ask.service_is_ready, end, "the service /ask_scene did not appear")
         self._wait(lambda: bool(self._scenes), end, "the camera told no truth")
 
-    def newest(self) -> tuple[Stamp, WorldScene]:
-        """The newest scene that the camera has told of, with its picture's stamp."""
-        self._wait(None, time.monotonic() + 0.05)
+    def newest(self, seconds: float) -> tuple[Stamp, WorldScene]:
+        """After `seconds`, the newest scene that the camera told of, with its picture's stamp."""
+        self._wait(None, time.monotonic() + seconds)
         return next(reversed(self._scenes.items()))
 
     def scene_at(self, stamp: Time, seconds: float = 2.0) -> WorldScene:

@@ -38,7 +38,7 @@ class Ran:
         return [line for line in self.err.splitlines() if line.strip()]
 
 
-def run_svd_vlm(*arguments: object, timeout: float = 60, **environment: str) -> Ran:
+def run_svd_vlm(*arguments: object, timeout: float = 110, **environment: str) -> Ran:
     """Run `svd-vlm` in a process of its own, offline unless `environment` names a hub."""
     known = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run(
@@ -83,7 +83,6 @@ class Hub:
     cut_after: int | None = None  # bytes of a large file after which the line is cut, each time
     stall_after: int | None = None  # bytes of a large file after which nothing more comes
     spoil: dict[str, int] = field(default_factory=dict)  # file name -> how often it is sent damaged
-    ignore_range: bool = False  # send all of a file where a part of it was asked for
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
     url: str = ""
 
@@ -155,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 hub.spoil[name] -= 1
                 data = data[:-1] + bytes([data[-1] ^ 0xFF])
             asked = self.headers.get("Range")
-            if asked and not hub.ignore_range:
+            if asked:
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
                 status = 206
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"

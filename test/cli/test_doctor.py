@@ -228,7 +228,7 @@ def test_a_model_that_is_here_is_shown_with_its_size(tmp_path: Path) -> None:
 
 
 def test_doctor_on_this_machine(svd_vlm, tmp_path: Path) -> None:
-    ran = svd_vlm("doctor", "--json", "--seconds", "0.3", HF_HOME=str(tmp_path), timeout=100)
+    ran = svd_vlm("doctor", "--json", "--seconds", "0.3", HF_HOME=str(tmp_path), timeout=115)
     found = {check["name"]: check for check in json.loads(ran.out)["checks"]}
     assert ran.status == (1 if any(c["status"] == "failed" for c in found.values()) else 0)
     assert found["Python"]["status"] == "ok"

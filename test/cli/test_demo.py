@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm demo`: how questions are chosen and judged, and the real processes over DDS."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import cv2
+import pytest
+
+from svd_vlm_ros.cli.demo import KINDS, next_question, plain, true_answer
+from svd_vlm_ros.scout.drive import drive
+from svd_vlm_ros.scout.questions import Question, standard_questions
+
+has_ros = importlib.util.find_spec("rclpy") and importlib.util.find_spec("svd_vlm_ros.srv")
+needs_ros = pytest.mark.skipif(not has_ros, reason="needs rclpy and the compiled interfaces")
+
+
+def test_the_kind_that_was_asked_least_often_is_next() -> None:
+    offered = [Question(kind, f"{kind}?", "yes") for kind in ("sky", "path", "ground", "describe")]
+    done: list[str] = []
+    for _ in range(4):
+        done.append(next_question(offered, done).kind)
+    assert done == ["path", "ground", "sky", "path"]
+    assert {"path", "ground", "sky"} <= set(KINDS)
+
+
+def test_the_world_answers_its_own_questions() -> None:
+    for t in (1.0, 17.5, 33.0):
+        scene = drive(t, seed=3)
+        for question in standard_questions(scene):
+            assert true_answer(scene, question.text) == question.answer
+
+
+def test_a_question_that_a_scene_leaves_open_has_no_truth() -> None:
+    scene = drive(5.0)
+    assert true_answer(scene, "where is the elephant?") is None
+    kinds = [thing.kind for thing in scene.objects]
+    twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if twice:
+        assert true_answer(scene, f"where is the {twice}?") is None
+
+
+def test_what_makes_no_difference_in_an_answer() -> None:
+    assert plain(" A red car. ") == "a red car"
+    assert plain("yes") != plain("no")
+
+
+@pytest.fixture
+def mark() -> str:
+    """A word in the environment of all processes that a demo starts."""
+    return uuid.uuid4().hex
+
+
+def marked(mark: str, words: str = "") -> list[int]:
+    """The processes, zombies left out, that have the mark, and `words` in their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if command and words in command:
+                    found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@needs_ros
+def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> None:
+    picture = tmp_path / "seen.png"
+    ran = svd_vlm(
+        *("demo", "--questions", 2, "--json", "--keep-picture", picture), MARK=mark, timeout=115
+    )
+    assert ran.status == 0, ran.err
+    record = json.loads(ran.out)
+    assert len(record["questions"]) == record["asked"] == 2
+    assert [row["kind"] for row in record["questions"]] == ["path", "nearest"]
+    stamps = [row["picture_stamp"] for row in record["questions"]]
+    assert stamps[0] < stamps[1] < record["description"]["picture_stamp"]
+    for row in record["questions"]:
+        assert row["answer"]
+        assert row["right"] == (plain(row["answer"]) == plain(row["truth"]))
+        assert 0 < row["visual_tokens_kept"] <= 192
+        assert row["visual_tokens_total"] == 576
+        assert 0 <= row["confidence"] <= 1
+    assert record["right"] == sum(row["right"] for row in record["questions"])
+    assert record["description"]["text"]
+    assert " under " in record["description"]["truth"]
+    assert cv2.imread(str(picture)).shape == (336, 336, 3)
+    assert marked(mark) == []
+
+
+@needs_ros
+def test_ctrl_c_leaves_nothing_behind(mark: str) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "svd_vlm_ros.cli.main", "demo"],
+        env={**os.environ, "MARK": mark, "OMP_NUM_THREADS": "1"},
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 90
+    while not marked(mark, "svd_vlm_ros.node.perception") and time.monotonic() < end:
+        assert demo.poll() is None
+        time.sleep(0.05)
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=60)
+    assert demo.returncode != 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert marked(mark) == []
+
+
+@needs_ros
+def test_a_node_that_is_too_slow_is_an_error(svd_vlm, mark: str) -> None:
+    ran = svd_vlm("demo", "--start-seconds", 1, MARK=mark)
+    assert ran.status == 1
+    assert len(ran.lines) == 1
+    assert ran.lines[0].startswith("error: The demo stopped: ")
+    assert marked(mark) == []
+
+
+@pytest.mark.skipif(bool(has_ros), reason="is about a machine without ROS")
+def test_without_ros_it_says_so(svd_vlm) -> None:
+    ran = svd_vlm("demo")
+    assert ran.status == 1
+    assert len(ran.lines) == 1
+    assert "The demo needs ROS 2" in ran.lines[0]
