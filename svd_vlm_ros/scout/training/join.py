@@ -130,7 +130,7 @@ def train_together(model: Part, head: PatchHead, oracle: Oracle, run: Run) -> No
     for part in (model, head, oracle):
         part.to(run.device)
     prefix = Writer().prefix
-    held_out = [collate(_held_out(i)) for i in range(3)]
+    held_out = [collate(_held_out(i)) for i in range(2)]
 
     def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
         pictures, classes, measures, rows, asked = batch

@@ -41,7 +41,7 @@ WEIGHT = {
     "path": 1.5,
     "count": 2.0,
     "describe": 1.2,
-    "sign": 2.5,
+    "sign": 4.0,
     "nearest": 1.5,
     "exists": 0.5,
     "ground": 0.4,
@@ -128,7 +128,7 @@ class AskedScenes(IterableDataset):
         while True:
             seed = training_seed(worker + 2, step, self.seed)
             rng = np.random.default_rng((seed, 5))
-            scene = sample_scene(seed, objects=self.objects, signs=0.08)
+            scene = sample_scene(seed, objects=self.objects, signs=0.2)
             yield scene, writer.row(choose_questions(scene, rng, ASKED))
             step += 1
 
