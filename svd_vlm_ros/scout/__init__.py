@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scout: the embedded model, the drawn world that it knows, and how it was trained (docs/scout.md)."""
+"""Scout: the embedded model, the drawn world that it knows, and its training (docs/scout.md)."""

@@ -6,14 +6,11 @@ The full table is `python -m svd_vlm_ros.scout.evaluate` (docs/scout.md); this i
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from svd_vlm_ros.engine import SceneEngine  # noqa: E402
-from svd_vlm_ros.scout.architecture import MODEL_FOLDER, config  # noqa: E402
-from svd_vlm_ros.scout.evaluate import evaluate, same_answer, table  # noqa: E402
-from svd_vlm_ros.scout.render import render  # noqa: E402
-from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene  # noqa: E402
+from svd_vlm_ros.engine import SceneEngine
+from svd_vlm_ros.scout.architecture import MODEL_FOLDER, config
+from svd_vlm_ros.scout.evaluate import evaluate, same_answer, table
+from svd_vlm_ros.scout.render import render
+from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 
 SCENES = [sample_scene(HELD_OUT_SEEDS[90_000 + i]) for i in range(16)]
 

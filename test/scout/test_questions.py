@@ -7,15 +7,14 @@ import re
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svd_vlm_ros.scout.architecture import UNK, tokenizer
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.questions import (
     PLURALS,
     QUESTION_KINDS,
-    WORDINGS,
     describe,
     questions,
     standard_questions,
@@ -79,9 +78,6 @@ def test_answers_are_true_along_a_drive(t, seed):
         check(scene, question)
     kinds = [question.kind for question in asked]
     assert len(kinds) == len(set(kinds))
-    assert all(
-        question.text in [w for q in WORDINGS.values() for w in q] or question for question in asked
-    )
 
 
 def test_yes_and_no_are_even():
@@ -106,9 +102,6 @@ def test_describe_names_everything_from_left_to_right():
 
 
 def test_the_tokenizer_has_every_word():
-    pytest.importorskip("tokenizers")
-    from svd_vlm_ros.scout.architecture import UNK, tokenizer
-
     made = tokenizer()
     for seed in range(200):
         for question in questions(sample_scene(seed), np.random.default_rng(seed)):

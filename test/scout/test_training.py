@@ -4,13 +4,10 @@ one, resumption.
 """
 
 import numpy as np
-import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
-from svd_vlm_ros.scout.architecture import build  # noqa: E402
-from svd_vlm_ros.scout.labels import (  # noqa: E402
+torch = from svd_vlm_ros.scout.architecture import build
+from svd_vlm_ros.scout.labels import (
     ATTRIBUTES,
     GRID,
     PATCH,
@@ -18,10 +15,10 @@ from svd_vlm_ros.scout.labels import (  # noqa: E402
     attributes,
     patch_labels,
 )
-from svd_vlm_ros.scout.render import object_map  # noqa: E402
-from svd_vlm_ros.scout.training.common import Run, train  # noqa: E402
-from svd_vlm_ros.scout.training.join import AskedPictures, accuracy, collate  # noqa: E402
-from svd_vlm_ros.scout.training.language import (  # noqa: E402
+from svd_vlm_ros.scout.render import object_map
+from svd_vlm_ros.scout.training.common import Run, train
+from svd_vlm_ros.scout.training.join import AskedPictures, accuracy, collate
+from svd_vlm_ros.scout.training.language import (
     IGNORED,
     Oracle,
     Writer,
@@ -31,8 +28,8 @@ from svd_vlm_ros.scout.training.language import (  # noqa: E402
     one_each,
     random_subset,
 )
-from svd_vlm_ros.scout.training.vision import sparse_choice, tower_features  # noqa: E402
-from svd_vlm_ros.scout.world import COLORS, KINDS, sample_scene  # noqa: E402
+from svd_vlm_ros.scout.training.vision import sparse_choice, tower_features
+from svd_vlm_ros.scout.world import COLORS, KINDS, sample_scene
 
 
 def test_a_patch_that_shows_one_object_is_labelled_with_it():
