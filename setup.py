@@ -167,6 +167,10 @@ def build_requirements(wheels: str | None) -> list[str]:
 def build_environment(wheels: str | None) -> dict[str, str]:
     """The environment CMake runs in, which says where ROS and its Python modules are."""
     env = dict(os.environ)
+
+    def put_first(variable: str, *folders: Path) -> None:
+        env[variable] = os.pathsep.join([*map(str, folders), *filter(None, [env.get(variable)])])
+
     if wheels:
         # The build requirements share a prefix: pip's temporary one or the environment's own.
         found = importlib.util.find_spec("ament_package")
@@ -177,15 +181,14 @@ def build_environment(wheels: str | None) -> dict[str, str]:
             )
         prefix = Path(found.origin).parents[4]
         env["AMENT_PREFIX_PATH"] = env["CMAKE_PREFIX_PATH"] = str(prefix)
-        folders = [prefix / "lib"]
-        variable = "LD_LIBRARY_PATH"
+        put_first("LD_LIBRARY_PATH", prefix / "lib")
     else:
+        prefixes = sourced_prefixes()
+        put_first("CMAKE_PREFIX_PATH", *prefixes)
         # pip's isolated build has dropped the PYTHONPATH that sourcing had set.
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         places = (f"lib/{version}/site-packages", f"local/lib/{version}/dist-packages")
-        folders = [prefix / place for prefix in sourced_prefixes() for place in places]
-        variable = "PYTHONPATH"
-    env[variable] = os.pathsep.join([*map(str, folders), *filter(None, [env.get(variable)])])
+        put_first("PYTHONPATH", *(prefix / place for prefix in prefixes for place in places))
     return env
 
 
@@ -227,7 +230,8 @@ class CMakeBuild(Command):
             ["cmake", "--build", str(scratch), "--parallel", jobs],
             ["cmake", "--install", str(scratch)],
         ):
-            subprocess.run(command, env=env, check=True)
+            if subprocess.run(command, env=env, check=False).returncode:
+                sys.exit(f"`{' '.join(command[:2])} ...` failed: what it says is above.")
         self.sort(stage, Path(commands.build_lib))
 
     def sort(self, stage: Path, build_lib: Path) -> None:
