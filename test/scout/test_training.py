@@ -6,7 +6,7 @@ one, resumption.
 import numpy as np
 import torch
 
-torch = from svd_vlm_ros.scout.architecture import build
+from svd_vlm_ros.scout.architecture import build
 from svd_vlm_ros.scout.labels import (
     ATTRIBUTES,
     GRID,
