@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SVD-Prune against the full singular value decomposition in float64, written out once more here."""
+"""SVD-Prune against the full singular value decomposition in float64, written out again here."""
 
 import numpy as np
 import pytest
