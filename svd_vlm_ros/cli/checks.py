@@ -7,20 +7,18 @@ passed in.
 
 from __future__ import annotations
 
-import json
 import re
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from svd_vlm_ros.cli.console import gigabytes
-from svd_vlm_ros.cli.processes import environment, module_command
+from svd_vlm_ros.cli.probing import Outcome
 from svd_vlm_ros.errors import UserError
 
+WHEELS = {"7": "jazzy", "9": "kilted"}  # major version of rclpy's wheel: distribution
 TORCH_HELP = "see docs/models.md for the torch of this machine"
 BUILD_HERE = (
     "build bitsandbytes on this machine: cmake -DCOMPUTE_BACKEND=cuda "
@@ -48,53 +46,6 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a probe ended: with what it found, or with the words of its failure."""
-
-    found: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-
-def run_probe(name: str, *arguments: str, limit: float = 120.0) -> Outcome:
-    """Run a probe in a process of its own, for at most `limit` seconds."""
-    command = module_command("svd_vlm_ros.cli.probes", name, *arguments)
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            env=environment(),
-            cwd="/",
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Outcome(error=f"no result within {limit:.0f} s")
-    return read_outcome(done.returncode, done.stdout, done.stderr)
-
-
-def read_outcome(status: int, stdout: str, stderr: str) -> Outcome:
-    """What a probe's process said: its last line is JSON unless it crashed."""
-    lines = stdout.splitlines()
-    try:
-        found = json.loads(lines[-1]) if lines else None
-    except ValueError:
-        found = None
-    if isinstance(found, dict):
-        return Outcome(error=found["error"]) if "error" in found else Outcome(found)
-    said = next((line for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing")
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = f"signal {-status}"
-        return Outcome(error=f"the process was ended by {name} ({said})")
-    return Outcome(error=f"the process ended with status {status} ({said})")
-
-
 def check_python(version: Sequence[int], executable: str) -> Check:
     """Python 3.10 or newer."""
     number = ".".join(map(str, version[:3]))
@@ -117,7 +68,10 @@ def check_ros(
         wheels: version of the rclpy wheel from PyPI, if that is what is installed.
         installed: distributions under /opt/ros, sourced or not.
     """
-    distribution = variables.get("ROS_DISTRO") or (f"rclpy wheel {wheels}" if wheels else "unknown")
+    distribution = variables.get("ROS_DISTRO") or "unknown distribution"
+    if wheels:
+        name = WHEELS.get(wheels.split(".")[0], "unknown distribution")
+        distribution = f"{name} (rclpy {wheels} from PyPI)"
     domain = variables.get("ROS_DOMAIN_ID") or "0"
     if not outcome.error:
         detail = f"{distribution}, {outcome.found['rmw']}, domain {domain}"

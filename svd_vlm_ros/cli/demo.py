@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from svd_vlm_ros.cli import options, processes
+from svd_vlm_ros.cli import domain, options, processes
 from svd_vlm_ros.cli.console import milliseconds, print_json, print_warning, spinner, stdout
 from svd_vlm_ros.errors import UserError
 
@@ -112,7 +112,7 @@ def demo(
     _require_ros()
     from svd_vlm_ros.cli import demo_client
 
-    private = demo_client.private_graph(demo_client.free_domain(start=os.getpid()))
+    private = domain.private_graph(domain.free_domain(start=os.getpid()))
     with (
         _environment(private),
         processes.running(_commands(seed)) as check_alive,

@@ -9,8 +9,6 @@ not by what was seen when it was asked.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -38,50 +36,11 @@ if TYPE_CHECKING:
     from svd_vlm_ros.scout.world import WorldScene
 
 NODE = "perception"
-DOMAINS = range(1, 102)  # below the ports that Linux hands out to programs
-KEPT = 300  # scenes and pictures that are remembered, the newest
+KEPT_SCENES = 3000  # the newest: 10 minutes at 5 Hz
+KEPT_PICTURES = 100
 
 Stamp = tuple[int, int]
 """Seconds and nanoseconds of a header."""
-
-
-def free_domain(start: int) -> int:
-    """A ROS domain that nobody on this machine uses: its discovery ports are free."""
-    for offset in range(len(DOMAINS)):
-        domain = DOMAINS[(start + offset) % len(DOMAINS)]
-        if _is_free(domain):
-            return domain
-    raise UserError("Every ROS domain of this machine is in use: end some ROS nodes.")
-
-
-def _is_free(domain: int) -> bool:
-    first = 7400 + 250 * domain  # DDS: discovery, then from +10 on two ports a participant
-    for port in (first, *range(first + 10, first + 16)):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                return False
-    return True
-
-
-def private_graph(domain: int) -> dict[str, str | None]:
-    """The environment of a graph of our own: this machine only, whatever the robot around it is set
-    to.
-    """
-    local: dict[str, str | None] = {
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_LOCALHOST_ONLY": None,
-    }
-    if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
-        local = {"ROS_LOCALHOST_ONLY": "1"}
-    return {
-        "ROS_DOMAIN_ID": str(domain),
-        **local,
-        "ROS_STATIC_PEERS": None,
-        "ROS_DISCOVERY_SERVER": None,
-        "ROS_NAMESPACE": None,
-    }
 
 
 class DemoClient:
@@ -194,16 +153,16 @@ class DemoClient:
         told = json.loads(message.data)
         stamp = told["stamp"]
         self._scenes[stamp["sec"], stamp["nanosec"]] = drive(told["t"], told["seed"])
-        _forget(self._scenes)
+        _forget(self._scenes, KEPT_SCENES)
 
     def _take_picture(self, message: Image) -> None:
         rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
         picture = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
         self._pictures[message.header.stamp.sec, message.header.stamp.nanosec] = picture
-        _forget(self._pictures)
+        _forget(self._pictures, KEPT_PICTURES)
 
 
-def _forget(kept: dict[Stamp, Any]) -> None:
+def _forget(kept: dict[Stamp, Any], most: int) -> None:
     """Drop what is oldest."""
-    while len(kept) > KEPT:
+    while len(kept) > most:
         del kept[next(iter(kept))]

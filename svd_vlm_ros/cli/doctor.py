@@ -22,8 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from svd_vlm_ros.cli import checks, options
-from svd_vlm_ros.cli.checks import Check, Outcome, Status, run_probe
+from svd_vlm_ros.cli.checks import Check, Status
 from svd_vlm_ros.cli.console import print_json, spinner, stdout
+from svd_vlm_ros.cli.probing import Outcome, run_probe
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.files import find_folder
 

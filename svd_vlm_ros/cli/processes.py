@@ -35,11 +35,13 @@ def module_command(module: str, *arguments: str) -> list[str]:
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """The environment for a child that must import this very package. `None` removes a variable."""
     known: dict[str, str | None] = {**os.environ, **(changes or {})}
-    home = str(Path(__file__).resolve().parents[2])
+    home = (
+        Path(__file__).absolute().parents[2]
+    )  # a link stays one: `colcon build --symlink-install`
     found = [*site.getsitepackages(), site.getusersitepackages()]
     found += (known.get("PYTHONPATH") or "").split(os.pathsep)
-    if home not in {str(Path(folder).resolve()) for folder in found if folder}:
-        known["PYTHONPATH"] = os.pathsep.join(filter(None, (known.get("PYTHONPATH"), home)))
+    if home not in {Path(folder).absolute() for folder in found if folder}:
+        known["PYTHONPATH"] = os.pathsep.join(filter(None, (known.get("PYTHONPATH"), str(home))))
     return {name: value for name, value in known.items() if value is not None}
 
 

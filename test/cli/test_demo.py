@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from svd_vlm_ros.cli import domain
 from svd_vlm_ros.cli.demo import KINDS, next_question, plain, true_answer
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.questions import Question, standard_questions
@@ -52,6 +54,24 @@ def test_a_question_that_a_scene_leaves_open_has_no_truth() -> None:
 def test_what_makes_no_difference_in_an_answer() -> None:
     assert plain(" A red car. ") == "a red car"
     assert plain("yes") != plain("no")
+
+
+def test_a_domain_in_use_is_passed_over() -> None:
+    first = domain.free_domain(start=40)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 7400 + 250 * first))
+        assert not domain.is_free(first)
+        assert domain.free_domain(start=domain.DOMAINS.index(first)) != first
+    assert domain.is_free(first)
+
+
+def test_the_graph_is_closed_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    graph = domain.private_graph(42)
+    assert graph["ROS_DOMAIN_ID"] == "42"
+    assert graph["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert domain.private_graph(42)["ROS_LOCALHOST_ONLY"] == "1"
 
 
 @pytest.fixture

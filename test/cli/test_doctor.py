@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from svd_vlm_ros.cli import checks
-from svd_vlm_ros.cli.checks import Check, Outcome, Status
+from svd_vlm_ros.cli import checks, domain, processes
+from svd_vlm_ros.cli.checks import Check, Status
+from svd_vlm_ros.cli.probing import Outcome, read_outcome, run_probe
 from svd_vlm_ros.errors import UserError
 
 GPU = {"name": "Orin", "capability": "8.7", "memory": 7_800_000_000}
@@ -26,9 +28,9 @@ def torch_found(**changes: object) -> Outcome:
 
 
 def test_the_last_line_of_a_probe_is_what_it_found() -> None:
-    outcome = checks.read_outcome(0, 'noise\n\n{"rmw": "rmw_fastrtps_cpp"}\n', "")
+    outcome = read_outcome(0, 'noise\n\n{"rmw": "rmw_fastrtps_cpp"}\n', "")
     assert outcome == Outcome({"rmw": "rmw_fastrtps_cpp"})
-    assert checks.read_outcome(0, '{"error": "ImportError: x"}', "").error == "ImportError: x"
+    assert read_outcome(0, '{"error": "ImportError: x"}', "").error == "ImportError: x"
 
 
 @pytest.mark.parametrize(
@@ -41,16 +43,16 @@ def test_the_last_line_of_a_probe_is_what_it_found() -> None:
     ],
 )
 def test_a_crash_is_named(status: int, out: str, err: str, words: str) -> None:
-    assert words in checks.read_outcome(status, out, err).error
+    assert words in read_outcome(status, out, err).error
 
 
 def test_a_probe_that_hangs_is_ended() -> None:
-    assert checks.run_probe("numpy_opencv", limit=0.01).error.startswith("no result within")
+    assert run_probe("numpy_opencv", limit=0.01).error.startswith("no result within")
 
 
 def test_a_probe_reports_what_it_cannot_do() -> None:
-    assert "KeyError" in checks.run_probe("no such probe").error
-    assert "TypeError" in checks.run_probe("numpy_opencv", "superfluous").error
+    assert "KeyError" in run_probe("no such probe").error
+    assert "TypeError" in run_probe("numpy_opencv", "superfluous").error
 
 
 # What the findings mean
@@ -65,7 +67,8 @@ def test_ros() -> None:
     good = Outcome({"rmw": "rmw_cyclonedds_cpp"})
     check = checks.check_ros(good, {"ROS_DISTRO": "jazzy", "ROS_DOMAIN_ID": "7"})
     assert check == Check("ROS 2", Status.OK, "jazzy, rmw_cyclonedds_cpp, domain 7")
-    assert "7.1.6" in checks.check_ros(good, {}, wheels="7.1.6").detail
+    wheels = checks.check_ros(good, {}, wheels="7.1.6").detail
+    assert wheels == "jazzy (rclpy 7.1.6 from PyPI), rmw_cyclonedds_cpp, domain 0"
     hidden = checks.check_ros(good, {"ROS_AUTOMATIC_DISCOVERY_RANGE": "off"})
     assert hidden.status is Status.WARNING
 
@@ -225,6 +228,31 @@ def test_a_model_that_is_here_is_shown_with_its_size(tmp_path: Path) -> None:
 
 
 # The real thing
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("rclpy"), reason="needs rclpy")
+def test_a_camera_on_the_graph_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = domain.private_graph(domain.free_domain(start=1))
+    for name, value in graph.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    command = processes.module_command("svd_vlm_ros.scout.camera")
+    with (tmp_path / "log").open("wb") as log:
+        camera = processes.start(command, log)
+    try:
+        for _ in range(20):  # until the camera has started
+            outcome = run_probe("cameras", "2")
+            if outcome.error or outcome.found["cameras"]:
+                break
+    finally:
+        processes.stop([camera])
+    (check,) = checks.check_cameras(outcome, "1", 2.0)
+    assert check.name == "camera /image"
+    assert check.status is Status.OK, (tmp_path / "log").read_text()
+    assert check.detail.startswith("Image, reliable, ")
+    assert check.detail.endswith(" Hz, 336x336 rgb8")
 
 
 def test_doctor_on_this_machine(svd_vlm, tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +221,27 @@ def test_in_a_process_of_its_own(svd_vlm, hub, tmp_path: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert f"{MODEL} is here and verified: 3 files" in ran.out
     assert str(tmp_path / "hf" / "hub") in ran.out
+
+
+def test_a_disk_that_is_too_small_is_named(download, hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert re.search(r"needs 82\.\d kB more, but the disk of", ran.lines[0])
+    assert "has 1.0 kB left" in ran.lines[0]
+    assert not hub.sent(WEIGHTS)
+
+
+def test_two_downloads_of_one_file_keep_apart(download, hub, cache: Path) -> None:
+    sha256 = hashlib.sha256(hub.files[WEIGHTS]).hexdigest()
+    (cache / "blobs").mkdir(parents=True)
+    with (cache / "blobs" / f"{sha256}.part").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        ran = download(MODEL)
+    assert ran.status == 1
+    assert ran.lines == [f"error: Another download of {WEIGHTS} is running: wait for it to end."]
+    assert download(MODEL).status == 0
 
 
 def test_other_models_are_refused_before_their_weights_come(download, hub) -> None:

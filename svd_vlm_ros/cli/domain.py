@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS graph of one's own: a domain that nobody on this machine uses, closed to other machines."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from svd_vlm_ros.errors import UserError
+
+DOMAINS = range(1, 102)  # their ports lie below those that Linux hands out to programs
+FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250  # of DDS: discovery by multicast
+PARTICIPANTS = range(10, 16)  # offsets of the ports of a domain's first three participants
+
+
+def free_domain(start: int) -> int:
+    """A free ROS domain, looked for from `start` on. Raises `UserError` where all are taken."""
+    for offset in range(len(DOMAINS)):
+        domain = DOMAINS[(start + offset) % len(DOMAINS)]
+        if is_free(domain):
+            return domain
+    raise UserError("Every ROS domain of this machine is in use: end some ROS nodes.")
+
+
+def is_free(domain: int) -> bool:
+    """Whether no DDS participant of this machine is in a domain: none of its ports is taken."""
+    first = FIRST_PORT + PORTS_PER_DOMAIN * domain
+    for port in (first, *(first + offset for offset in PARTICIPANTS)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                return False
+    return True
+
+
+def private_graph(domain: int) -> dict[str, str | None]:
+    """The changes of the environment for a graph on this machine only; None removes a variable.
+
+    They hold whatever the robot around it is set to.
+    """
+    if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
+        local: dict[str, str | None] = {"ROS_LOCALHOST_ONLY": "1"}
+    else:
+        local = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_LOCALHOST_ONLY": None}
+    return {
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_STATIC_PEERS": None,
+        "ROS_DISCOVERY_SERVER": None,
+        "ROS_NAMESPACE": None,
+        **local,
+    }
