@@ -22,6 +22,7 @@ from rich.text import Text
 from svd_vlm_ros.cli import hub, options
 from svd_vlm_ros.cli.console import gigabytes, print_json, print_warning, stderr, stdout
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.files import find_folder
 
 
 def download(
@@ -100,16 +101,13 @@ def fetch_verified(model: hub.HubModel) -> Path:
         with _bar("Verifying", model.size) as count:
             bad = hub.damaged(model, folder, count)
         if not bad:
-            return folder
+            return find_folder(str(folder))  # checks that no part of the weights is missing
         for file in bad:
             hub.remove(folder, file)
         names = ", ".join(file.name for file in bad)
         if attempt == 1:
             print_warning(f"{names}: not what the hub says; fetching again.")
-    raise UserError(
-        f"{names} came damaged twice and was removed: something between here and the hub alters "
-        "files, try another network."
-    )
+    raise UserError(hub.damaged_twice(names))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -92,16 +91,18 @@ def fetch_config(model: HubModel) -> None:
     """Fetch config.json and refuse what is no LLaVA-1.5, before its weights are fetched."""
     from huggingface_hub import hf_hub_download
 
+    from svd_vlm_ros.llava.files import read_json
     from svd_vlm_ros.llava.loading import check_architecture
 
-    with _sentences(model.name, model.revision):
-        path = hf_hub_download(model.name, "config.json", revision=model.commit)
-    try:
-        config = json.loads(Path(path).read_text())
-    except ValueError:
-        Path(path).unlink()
-        raise UserError(f"The config.json of {model.name} is broken: try again later.") from None
-    check_architecture(model.name, config if isinstance(config, dict) else {})
+    file = next(file for file in model.files if file.name == "config.json")
+    for _ in range(2):
+        with _sentences(model.name, model.revision):
+            path = Path(hf_hub_download(model.name, file.name, revision=model.commit))
+        if is_whole(path, file):
+            check_architecture(model.name, read_json(path))
+            return
+        remove(path.parent, file)
+    raise UserError(damaged_twice(file.name))
 
 
 def check_space(model: HubModel) -> None:
@@ -179,10 +180,11 @@ def fetch_rest(model: HubModel) -> Path:
 
 def damaged(model: HubModel, folder: Path, count: Count) -> list[HubFile]:
     """The files whose size or checksum is not the hub's. `count` is told the bytes read."""
-    return [file for file in model.files if not _is_whole(folder / file.name, file, count)]
+    return [file for file in model.files if not is_whole(folder / file.name, file, count)]
 
 
-def _is_whole(path: Path, file: HubFile, count: Count) -> bool:
+def is_whole(path: Path, file: HubFile, count: Count = lambda done: None) -> bool:
+    """Whether a file has the size and the checksum that the hub gives."""
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     if file.sha256:
@@ -197,6 +199,14 @@ def _is_whole(path: Path, file: HubFile, count: Count) -> bool:
             digest.update(chunk)
             count(len(chunk))
     return digest.hexdigest() == wanted
+
+
+def damaged_twice(names: str) -> str:
+    """The sentence for files that came damaged once more when they were fetched again."""
+    return (
+        f"{names} came damaged twice and was removed: something between here and the hub alters "
+        "files, try another network."
+    )
 
 
 def remove(folder: Path, file: HubFile) -> None:

@@ -137,18 +137,24 @@ def test_wrong_usage_is_status_2(run, photo: Path, arguments: list[str]) -> None
 def test_a_downloaded_model_answers_offline(svd_vlm, hub, photo: Path, tmp_path: Path) -> None:
     """A checkpoint on its way from the hub to an answer, each step in a process of its own."""
     hub.files = tiny_checkpoint(tmp_path / "made")
-    home = str(tmp_path / "hf")
-    fetched = svd_vlm(
-        "download", "test/tiny-llava", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="", HF_HOME=home
-    )
-    assert fetched.status == 0, fetched.err
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+    offline = svd_vlm("download", "test/tiny-llava", **settings, HF_HUB_OFFLINE="1")
+    assert offline.status == 1
+    assert len(offline.lines) == 1
+    assert "HF_HUB_OFFLINE is set" in offline.lines[0]
+    assert hub.asked == []
+
+    fetched = svd_vlm("download", "test/tiny-llava", **settings, HF_HUB_OFFLINE="")
+    assert (fetched.status, fetched.err) == (0, "")
+    assert "test/tiny-llava is here and verified" in fetched.out
+    assert str(tmp_path / "hf" / "hub") in fetched.out
+
     hub.asked.clear()
     asked = svd_vlm(
         *("ask", photo, "hm?", "--model", "test/tiny-llava", "--device", "cpu", "--json"),
         *("--precision", "fp32", "--max-new-tokens", 2),
-        HF_ENDPOINT=hub.url,
-        HF_HUB_OFFLINE="",  # the engine itself stays off the network
-        HF_HOME=home,
+        **settings,
+        HF_HUB_OFFLINE="",  # the engine stays off the network by itself
     )
     assert asked.status == 0, asked.err
     assert json.loads(asked.out)["random_weights"] is False

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from svd_vlm_ros.cli import checks, domain, processes
+from svd_vlm_ros.cli import checks, doctor, domain, processes
 from svd_vlm_ros.cli.checks import Check, Status
+from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.cli.probing import Outcome, read_outcome, run_probe
 from svd_vlm_ros.errors import UserError
 
@@ -225,6 +227,30 @@ def test_a_model_that_is_here_is_shown_with_its_size(tmp_path: Path) -> None:
     check = checks.check_model(str(tmp_path), tmp_path, wanted=True)
     assert check.status is Status.OK
     assert check.detail == f"1.5 kB in {tmp_path}"
+
+
+def test_the_model_that_is_asked_for_has_to_be_here() -> None:
+    found = {check.name: check for check in doctor._check_models("nobody/nothing")}
+    assert list(found) == ["model scout", "model llava-hf/llava-1.5-7b-hf", "model nobody/nothing"]
+    assert found["model nobody/nothing"].status is Status.FAILED
+    assert "svd-vlm download nobody/nothing" in found["model nobody/nothing"].remedy
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [("ok", 0), ("warning", 0), ("failed", 1)])
+def test_the_table_and_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, status: str, exit_status: int
+) -> None:
+    check = Check("the [b]thing[/b]", Status(status), "found", "mend it")
+    monkeypatch.setattr(doctor, "examine", lambda model, seconds: [check])
+    ran = CliRunner().invoke(app, ["doctor"])
+    assert ran.exit_code == exit_status
+    for words in (status, "the [b]thing[/b]", "found", "do: mend it", f"1 {status}"):
+        assert words in ran.stdout
+    as_json = CliRunner().invoke(app, ["doctor", "--json"])
+    assert as_json.exit_code == exit_status
+    assert json.loads(as_json.stdout)["checks"] == [
+        {"name": check.name, "status": status, "detail": "found", "remedy": "mend it"}
+    ]
 
 
 # The real thing

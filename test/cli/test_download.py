@@ -33,7 +33,7 @@ def download(hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Run `svd-vlm download` in this process, with the hub and a cache of its own.
 
     huggingface_hub reads its settings from the environment when it is imported, so they are set
-    where it keeps them; `test_in_a_process_of_its_own` sets them as a user does.
+    where it keeps them; test_ask.py downloads a model as a user does.
     """
 
     def use(url: str, offline: bool = False) -> None:
@@ -104,6 +104,23 @@ def test_a_file_that_came_damaged_is_fetched_again(download, hub) -> None:
     assert WEIGHTS in ran.err
     assert "tokenizer.json" in ran.err
     assert len(hub.sent(WEIGHTS)) == 2
+
+
+def test_a_damaged_config_is_fetched_again_and_given_up_after_that(download, hub) -> None:
+    hub.spoil = {"config.json": 9}
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert ran.lines[0].startswith("error: config.json came damaged twice and was removed")
+    hub.spoil = {"config.json": 1}
+    assert download(MODEL).status == 0
+
+
+def test_a_model_with_missing_weights_is_named(download, hub) -> None:
+    shards = {"weight_map": {"a": WEIGHTS, "b": "model-2.safetensors"}}
+    hub.files["model.safetensors.index.json"] = json.dumps(shards).encode()
+    ran = download(MODEL)
+    assert ran.status == 1
+    assert "lacks 1 of 2 weight files (model-2.safetensors)" in ran.lines[-1]
 
 
 def test_a_file_that_stays_damaged_is_removed_and_named(download, hub, cache) -> None:
@@ -208,19 +225,6 @@ def test_without_a_network_it_says_so(download) -> None:
     assert ran.status == 1
     assert len(ran.lines) == 1
     assert "check the network" in ran.lines[0]
-
-
-def test_in_a_process_of_its_own(svd_vlm, hub, tmp_path: Path) -> None:
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
-    offline = svd_vlm("download", MODEL, **settings, HF_HUB_OFFLINE="1")
-    assert offline.status == 1
-    assert len(offline.lines) == 1
-    assert "HF_HUB_OFFLINE is set" in offline.lines[0]
-    assert hub.asked == []
-    ran = svd_vlm("download", MODEL, **settings, HF_HUB_OFFLINE="")
-    assert (ran.status, ran.err) == (0, "")
-    assert f"{MODEL} is here and verified: 3 files" in ran.out
-    assert str(tmp_path / "hf" / "hub") in ran.out
 
 
 def test_a_disk_that_is_too_small_is_named(download, hub, monkeypatch: pytest.MonkeyPatch) -> None:
