@@ -89,6 +89,8 @@ def demo(
     questions: Annotated[
         int, typer.Option("--questions", min=1, max=100, help="How many questions.")
     ] = 8,
+    precision: options.PrecisionOption = options.Precision.BF16,
+    visual_tokens: options.VisualTokens = "64",
     keep_picture: Annotated[
         options.MaybePath,
         typer.Option(
@@ -107,15 +109,16 @@ def demo(
     Each answer is judged by the truth about the very picture that the reply's header names.
     Exit status 1 if the node did not answer.
 
-    Example:  svd-vlm demo --questions 12 --keep-picture seen.png
+    Example:  svd-vlm demo --questions 12 --precision int4 --keep-picture seen.png
     """
+    parameters = node_parameters(precision, options.parse_visual_tokens(visual_tokens))
     _require_ros()
     from svd_vlm_ros.cli import demo_client
 
     private = domain.private_graph(domain.free_domain(start=os.getpid()))
     with (
         _environment(private),
-        processes.running(_commands(seed)) as check_alive,
+        processes.running(_commands(seed, parameters)) as check_alive,
         demo_client.DemoClient(check_alive, keep_pictures=keep_picture is not None) as client,
     ):
         with spinner("Starting camera and node"):
@@ -151,10 +154,15 @@ def _require_ros() -> None:
         ) from error
 
 
-def _commands(seed: int) -> dict[str, list[str]]:
+def node_parameters(precision: options.Precision, budget: int | float) -> dict[str, object]:
+    """The node's parameters for a precision and a budget: a number of tokens, or an energy."""
+    name = "energy" if isinstance(budget, float) else "visual_tokens"
+    return {"model": "scout", "precision": precision.value, name: budget}
+
+
+def _commands(seed: int, node: Mapping[str, object]) -> dict[str, list[str]]:
     """The two processes of the demo, by the names of their executables."""
     camera = {"seed": seed, "rate": CAMERA_RATE}
-    node = {"model": "scout"}
     return {
         "scout_camera": processes.module_command(CAMERA, *_ros_parameters(camera)),
         "perception_node": processes.module_command(NODE, *_ros_parameters(node)),
@@ -170,11 +178,14 @@ def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
     """Ask `wanted` questions of as many kinds as possible, each about the newest picture."""
     from svd_vlm_ros.scout.questions import standard_questions
 
-    done: list[str] = []
-    open_left = OPEN_TRIES
-    while len(done) < wanted:
-        stamp, scene = client.newest(PAUSE if done else 0.0)
-        question = next_question(standard_questions(scene), done)
+    tried: list[str] = []
+    judged = 0
+    while judged < wanted:
+        if len(tried) - judged == OPEN_TRIES:
+            raise UserError("The demo stopped: the scenes changed faster than they were asked of.")
+        stamp, scene = client.newest(PAUSE if tried else 0.0)
+        question = next_question(standard_questions(scene), tried)
+        tried.append(question.kind)
         begun = time.perf_counter()
         reply = client.ask(question, not_before=stamp, seconds=ANSWER_SECONDS)
         seconds = time.perf_counter() - begun
@@ -182,13 +193,8 @@ def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
             raise UserError(f"The node did not answer '{question.text}': {reply.message}")
         truth = true_answer(client.scene_at(reply.header.stamp), question.text)
         if truth is None:  # the picture that was used leaves this open: it counts neither way
-            open_left -= 1
-            if not open_left:
-                raise UserError(
-                    "The demo stopped: the scenes changed faster than they were asked about."
-                )
             continue
-        done.append(question.kind)
+        judged += 1
         yield Asked(
             kind=question.kind,
             question=question.text,
@@ -204,12 +210,12 @@ def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
         )
 
 
-def next_question(offered: "list[Question]", done: list[str]) -> "Question":
+def next_question(offered: "list[Question]", tried: list[str]) -> "Question":
     """Of the questions that a scene allows, the one whose kind was asked least often, in the order
     of `KINDS`.
     """
     known = [question for question in offered if question.kind in KINDS]
-    return min(known, key=lambda question: (done.count(question.kind), KINDS.index(question.kind)))
+    return min(known, key=lambda question: (tried.count(question.kind), KINDS.index(question.kind)))
 
 
 def true_answer(scene: "WorldScene", text: str) -> str | None:

@@ -13,12 +13,15 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 
 from svd_vlm_ros.cli import domain
-from svd_vlm_ros.cli.demo import KINDS, next_question, plain, true_answer
+from svd_vlm_ros.cli.demo import KINDS, _ask, next_question, node_parameters, plain, true_answer
+from svd_vlm_ros.cli.options import Precision
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.questions import Question, standard_questions
 
@@ -56,6 +59,12 @@ def test_what_makes_no_difference_in_an_answer() -> None:
     assert plain("yes") != plain("no")
 
 
+def test_a_budget_becomes_the_nodes_parameter() -> None:
+    in_tokens = node_parameters(Precision.INT4, 16)
+    assert in_tokens == {"model": "scout", "precision": "int4", "visual_tokens": 16}
+    assert node_parameters(Precision.BF16, 0.9)["energy"] == 0.9
+
+
 def test_a_domain_in_use_is_passed_over() -> None:
     first = domain.free_domain(start=40)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
@@ -72,6 +81,53 @@ def test_the_graph_is_closed_to_other_machines(monkeypatch: pytest.MonkeyPatch) 
     assert graph["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     monkeypatch.setenv("ROS_DISTRO", "humble")
     assert domain.private_graph(42)["ROS_LOCALHOST_ONLY"] == "1"
+
+
+class Graph:
+    """A node that answers at once, about a picture `later` seconds after the newest."""
+
+    def __init__(self, later: float, status: int = 0) -> None:
+        self.t, self.later, self.status = 0.0, later, status
+        self.asked: list[str] = []
+
+    def newest(self, seconds: float):
+        self.t += seconds
+        return (int(self.t), 0), drive(self.t)
+
+    def ask(self, question: Question, not_before, seconds: float) -> SimpleNamespace:
+        self.asked.append(question.text)
+        assert not_before == (int(self.t), 0)
+        stats = SimpleNamespace(visual_tokens_kept=64, visual_tokens_total=576, scene_reused=False)
+        return SimpleNamespace(
+            OK=0,
+            status=self.status,
+            message="the model is asleep: wake it.",
+            header=SimpleNamespace(stamp=SimpleNamespace(sec=int(self.t), nanosec=0)),
+            answer=true_answer(drive(self.t), question.text),
+            confidence=0.5,
+            stats=stats,
+        )
+
+    def scene_at(self, stamp):
+        return drive(self.t + self.later)
+
+
+def test_an_answer_is_judged_by_the_picture_that_was_used() -> None:
+    graph = Graph(later=0.0)
+    rows = list(_ask(graph, 8))
+    assert all(row.right for row in rows)
+    assert len({row.kind for row in rows}) == 8
+    # The same answers, but the replies name pictures of the next stretch of the drive.
+    elsewhere = Graph(later=10.0)
+    rows = list(_ask(elsewhere, 8))
+    assert len(rows) == 8
+    assert not all(row.right for row in rows)
+    assert len(elsewhere.asked) > 8  # what those pictures leave open was asked again
+
+
+def test_a_node_that_does_not_answer_ends_the_demo() -> None:
+    with pytest.raises(UserError, match=r"did not answer 'is the path clear\?': the model is asle"):
+        list(_ask(Graph(later=0.0, status=8), 8))
 
 
 @pytest.fixture
@@ -98,7 +154,9 @@ def marked(mark: str, words: str = "") -> list[int]:
 def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> None:
     picture = tmp_path / "seen.png"
     ran = svd_vlm(
-        *("demo", "--questions", 2, "--json", "--keep-picture", picture), MARK=mark, timeout=115
+        *("demo", "--questions", 2, "--json", "--keep-picture", picture, "--visual-tokens", "32"),
+        MARK=mark,
+        timeout=115,
     )
     assert ran.status == 0, ran.err
     record = json.loads(ran.out)
@@ -109,7 +167,7 @@ def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> Non
     for row in record["questions"]:
         assert row["answer"]
         assert row["right"] == (plain(row["answer"]) == plain(row["truth"]))
-        assert 0 < row["visual_tokens_kept"] <= 192
+        assert row["visual_tokens_kept"] == 32
         assert row["visual_tokens_total"] == 576
         assert 0 <= row["confidence"] <= 1
     assert record["right"] == sum(row["right"] for row in record["questions"])
