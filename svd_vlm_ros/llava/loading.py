@@ -80,6 +80,8 @@ def load_llava(
     place = resolve_device(device)
     dtype = compute_dtype(precision, place)
     folder = find_folder(name)
+    if not is_random(name):
+        check_architecture(name, read_json(folder / "config.json"))
     with _quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         try:
@@ -147,7 +149,6 @@ def _model_from_files(
     from safetensors import SafetensorError
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    check_architecture(name, read_json(folder / "config.json"))
     config = LlavaConfig.from_pretrained(folder, local_files_only=True)
     check_widths(text_config(config), precision)
     options: dict[str, Any] = {}

@@ -7,6 +7,8 @@ in int4 needs no more memory than its weights in int4.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,27 +104,35 @@ def build_random(
     text = text_config(config)
     layers = text.num_hidden_layers
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.device(device):
+    with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         text.num_hidden_layers = 0
         try:
-            model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
+            with torch.device(device):
+                model = LlavaForConditionalGeneration._from_config(config, dtype=dtype)
         finally:
             text.num_hidden_layers = layers
         decoder = model.model.language_model
         decoder.config.num_hidden_layers = layers
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            for index in range(layers):
+        for index in range(layers):
+            with torch.device(device), _default_dtype(dtype):
                 layer = LlamaDecoderLayer(decoder.config, index).requires_grad_(False)
-                _randomise(layer, text.initializer_range)
-                if precision in QUANTIZED:
-                    quantize_linears(layer, precision, dtype)
-                decoder.layers.append(layer)
-        finally:
-            torch.set_default_dtype(before)
+            _randomise(layer, text.initializer_range)
+            # Not under the default dtype: bitsandbytes makes its tables in it.
+            if precision in QUANTIZED:
+                quantize_linears(layer, precision, dtype)
+            decoder.layers.append(layer)
     return model
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _randomise(layer: nn.Module, std: float) -> None:
