@@ -8,13 +8,14 @@ Hence the order below: each `SetParameter` looks whether its argument was given,
 the declarations, which would give it its default.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
 from launch_ros.actions import Node, SetParameter
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare("svd_vlm_ros"), "config", "perception.yaml"])
 
@@ -48,8 +49,9 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "model",
             default_value="llava-hf/llava-1.5-7b-hf",
-            description="scout (embedded, needs no download), a LLaVA-1.5 style hub id or folder, random:tiny or "
-            "random:llava-1.5-7b; a hub model must have been fetched by 'svd-vlm download'",
+            description="scout (embedded, needs no download), a LLaVA-1.5 style hub id or folder, "
+            "random:tiny or random:llava-1.5-7b; a hub model must have been fetched by "
+            "'svd-vlm download'",
         ),
         DeclareLaunchArgument(
             "precision",

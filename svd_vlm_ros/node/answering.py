@@ -21,7 +21,6 @@ from svd_vlm_ros.node.requests import (
     Question,
     Reply,
     RequestError,
-    SceneCache,
     Stats,
     Status,
     choose_frame,
@@ -41,6 +40,33 @@ class Camera(Protocol):
     def latest(self) -> Frame | None: ...  # noqa: D102
     @property
     def topic(self) -> str: ...  # noqa: D102
+
+
+class SceneCache:
+    """The last scene of each camera, found again only for the very same message and token budget.
+
+    At most one scene a camera is kept, since each holds the language model's cache of its picture
+    in device memory (0.5 MB a token for a 7B model in 16 bits).
+    """
+
+    def __init__(self) -> None:
+        self._scenes: dict[str, tuple[Frame, int | float | None, Scene]] = {}
+
+    def find(self, camera: str, frame: Frame, budget: int | float | None) -> Scene | None:
+        """The scene of this very message and budget, or None; an older scene is then let go."""
+        kept = self._scenes.get(camera)
+        if kept is not None and kept[0].message is frame.message and kept[1] == budget:
+            return kept[2]
+        self._scenes.pop(camera, None)
+        return None
+
+    def keep(self, camera: str, frame: Frame, budget: int | float | None, scene: Scene) -> None:
+        """Remember the scene of a camera's newest picture in place of its last one."""
+        self._scenes[camera] = (frame, budget, scene)
+
+    def clear(self) -> None:
+        """Let all scenes go."""
+        self._scenes.clear()
 
 
 class Answerer:

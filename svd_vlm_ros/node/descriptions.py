@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rclpy.timer import Timer
 
     from svd_vlm_ros.node.cameras import Camera
-    from svd_vlm_ros.node.perception import PerceptionNode, Serving
+    from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
 
 QUEUE = 10  # depth of the publisher
 _QUIET = (

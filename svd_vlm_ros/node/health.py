@@ -15,7 +15,7 @@ from svd_vlm_ros.node.inference import Priority
 from svd_vlm_ros.node.requests import Reply, Status
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.perception import PerceptionNode
+    from svd_vlm_ros.node.perception_node import PerceptionNode
 
 PERIOD = 1.0  # s
 WARN_AGAIN = 60.0  # s between two warnings of the same silent camera

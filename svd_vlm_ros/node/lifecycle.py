@@ -26,7 +26,7 @@ class BackgroundLifecycleNode(LifecycleNode):
         super().__init__(name, **options)
         self.failure = ""
         self._transition = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
         self._change_state_inside = self._service_change_state.callback
         self._service_change_state.callback = self._change_state
 
@@ -47,11 +47,10 @@ class BackgroundLifecycleNode(LifecycleNode):
 
         self._run(transitions)
 
-    def join_transitions(self, seconds: float) -> bool:
-        """Wait until no transition is under way; False where one is after `seconds`."""
-        for thread in self._threads:
-            thread.join(seconds)
-        return not any(thread.is_alive() for thread in self._threads)
+    def join_transition(self, seconds: float) -> None:
+        """Wait until no transition is under way, not longer than `seconds`."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     async def _change_state(self, request: Any, response: Any) -> Any:
         """Callback of the service change_state."""
@@ -85,7 +84,5 @@ class BackgroundLifecycleNode(LifecycleNode):
             executor.wake()
 
     def _run(self, target: Callable[[], None]) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = threading.Thread(target=target, name="transition", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._thread = threading.Thread(target=target, name="transition", daemon=True)
+        self._thread.start()

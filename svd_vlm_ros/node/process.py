@@ -5,60 +5,49 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from svd_vlm_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from rclpy.executors import SingleThreadedExecutor
 
 END_WITHIN = 2.5  # s from the signal to the end of the process, whatever a library is doing
 LAST_REPLIES = 0.2  # s to send replies to those who still wait
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Ending(Protocol):
-    """What a node of `run` offers beside a node's own."""
+def run(make_node: Callable[[], Any], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Spin the node that `make_node()` makes until SIGINT or SIGTERM (status 0) or it fails (1).
 
-    fatal: str | None  # why the process shall end with status 1
-    on_fatal: Callable[[], None] | None
-
-    def close(self) -> bool: ...  # noqa: D102
-
-
-def run(make_node: Callable[[], Node], arguments: Sequence[str] | None = None) -> int:
-    """Spin the node that `make_node()` makes until a signal or its failure; the exit status.
-
-    Signals are blocked in all threads and awaited by one. So none interrupts Python code at a bad
-    place, also not the second of a double Ctrl-C, and that thread ends the process where the
-    ordinary way takes too long: a library may be loading gigabytes, which nothing in Python can
-    interrupt.
+    `make_node` should also do the imports that take long: from here on Ctrl-C is heard. A node may
+    have `close()`, called before it is destroyed, and `fatal`, a sentence or None: why it has
+    failed. It then calls the `on_fatal` that it is given.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     ending = _Ending()
-    threading.Thread(target=ending.wait_for_signal, name="signals", daemon=True).start()
-    node: Node | None = None
+    ending.listen()
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    node: Any = None
     failure: str | None = None
-    ended = True
     try:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         ending.executor = executor = SingleThreadedExecutor()
         node = make_node()
+        node.on_fatal = ending.stop
         executor.add_node(node)
-        if hasattr(node, "on_fatal"):
-            node.on_fatal = ending.stop
         while not ending.stopped.is_set() and rclpy.ok():
             executor.spin_once()
         failure = getattr(node, "fatal", None)
         if hasattr(node, "close"):
-            ended = node.close()
+            node.close()
         end = time.monotonic() + LAST_REPLIES
         while time.monotonic() < end and rclpy.ok():
             executor.spin_once(timeout_sec=LAST_REPLIES / 10)
@@ -75,25 +64,32 @@ def run(make_node: Callable[[], Node], arguments: Sequence[str] | None = None) -
     if node is not None:
         node.destroy_node()
     rclpy.try_shutdown()
-    status = 1 if failure else 0
-    if not ended:
-        _leave(status)  # a thread is inside a library; the interpreter's own end would abort on it
-    return status
+    # Not by the interpreter's own end: that one aborts beside a thread that is inside a library,
+    # and takes seconds with torch loaded on a busy machine. ROS has been shut down in order, and
+    # there is nothing to save.
+    _leave(1 if failure else 0)
 
 
 class _Ending:
-    """The wish to end, by a signal or from the node, and the time limit that a signal brings."""
+    """The wish to end, by a signal or from the node, and the time limit that a signal brings.
+
+    The signals' handlers do nothing, so none ever raises within other code, also not the second of
+    a double Ctrl-C. Python tells of a signal through a socket at once, whatever the main thread is
+    doing; a thread listens there.
+    """
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self.executor: SingleThreadedExecutor | None = None
 
-    def wait_for_signal(self) -> None:
-        """Wait for SIGINT or SIGTERM; make sure that the process ends within `END_WITHIN`."""
-        signal.sigwait(_SIGNALS)
-        self.stop()
-        time.sleep(END_WITHIN)
-        _leave(0)
+    def listen(self) -> None:
+        """Take over SIGINT and SIGTERM."""
+        told, tell = socket.socketpair()
+        tell.setblocking(False)
+        signal.set_wakeup_fd(tell.detach(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._wait, args=(told,), name="signals", daemon=True).start()
 
     def stop(self) -> None:
         """End the spinning, from any thread."""
@@ -101,8 +97,16 @@ class _Ending:
         if self.executor is not None:
             self.executor.create_task(lambda: None)  # wake() alone would let spin_once wait on
 
+    def _wait(self, told: socket.socket) -> None:
+        """Wait for a signal; make sure that the process then ends within `END_WITHIN`."""
+        while told.recv(1)[0] not in _SIGNALS:
+            pass
+        self.stop()
+        time.sleep(END_WITHIN)
+        _leave(0)
 
-def _leave(status: int) -> None:
+
+def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

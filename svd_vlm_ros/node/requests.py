@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request asks for, whether it can be served, and with which picture. No ROS in it.
 
-Question      a checked request, immutable
-Frame         one picture of a camera as it arrived, immutable
-Reply         what a request gets: an answer, or a status and a sentence
-RequestError       raised where a request ends without an answer; becomes a Reply
-choose_frame  the newest picture if it is new enough, None where a newer one is worth waiting for
-SceneCache    the last encoded picture of each camera
+The values, and the decisions about them:
+
+    Question      a checked request, immutable
+    Frame         one picture of a camera as it arrived, immutable
+    Reply         what a request gets: an answer, or a status and a sentence
+    RequestError  raised where a request ends without an answer; becomes a Reply
+    choose_frame  the newest picture if it is new enough; None: a newer one is worth waiting for
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.engine import Answer, Scene
+    from svd_vlm_ros.engine import Answer
 
 MAX_NEW_TOKENS = 1024
 MAX_CHOICES = 64
@@ -274,35 +275,3 @@ def late_refusal(question: Question, frame: Frame | None, topic: str, begun: boo
         f"The model was busy with other requests and did not begin {after}: allow a longer "
         "timeout, or ask later.",
     )
-
-
-class SceneCache:
-    """The last scene of each camera, found again only for the very same message and token budget.
-
-    At most one scene a camera is kept, since each holds the language model's cache of its picture
-    in device memory (0.5 MB a token for a 7B model in 16 bits).
-    """
-
-    def __init__(self) -> None:
-        self._scenes: dict[str, tuple[Frame, int | float | None, Scene]] = {}
-
-    def find(self, camera: str, frame: Frame, budget: int | float | None) -> Scene | None:
-        """The scene of this very message and budget, or None; an older scene is then let go."""
-        kept = self._scenes.get(camera)
-        if kept is not None and kept[0].message is frame.message and kept[1] == budget:
-            return kept[2]
-        self._scenes.pop(camera, None)
-        return None
-
-    def keep(self, camera: str, frame: Frame, budget: int | float | None, scene: Scene) -> None:
-        """Remember the scene of a camera's newest picture in place of its last one."""
-        self._scenes[camera] = (frame, budget, scene)
-
-    def clear(self) -> None:
-        """Let all scenes go."""
-        self._scenes.clear()
-
-    @property
-    def cameras(self) -> Mapping[str, Scene]:
-        """The scene kept for each camera."""
-        return {camera: kept[2] for camera, kept in self._scenes.items()}

@@ -23,7 +23,7 @@ from svd_vlm_ros.node.requests import Reply, RequestError, Status, check_request
 from svd_vlm_ros.srv import AskScene
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.perception import PerceptionNode
+    from svd_vlm_ros.node.perception_node import PerceptionNode
 
 LATE = 0.1  # s that the engine has after the deadline to hand over what it has said so far
 
