@@ -26,7 +26,8 @@ def middle_rows(grid=(6, 8), first=2, last=4):
 
 
 def test_the_names_begin_with_the_default():
-    assert selector_names() == ["svd", "none", "random", "grid", "norm"]
+    assert selector_names()[0] == "svd"
+    assert {"none", "random", "grid", "norm"} <= set(selector_names())
     assert [make_selector(name).name for name in selector_names()] == selector_names()
 
 
@@ -185,7 +186,7 @@ def test_selectors_take_inference_tensors_and_change_nothing(name):
 
 
 def test_unknown_names_and_options_are_told():
-    with pytest.raises(UserError, match="no selector 'fast': take one of svd, none"):
+    with pytest.raises(UserError, match="no selector 'fast': take one of svd, "):
         make_selector("fast")
     with pytest.raises(UserError, match="'norm' has no option 'seed': it has none"):
         make_selector("norm", seed=1)
