@@ -101,6 +101,9 @@ WHEELS = {
         ],
     },
 }
+# Where ROS is sourced, only the libraries of our interfaces lie in the virtual environment, and the
+# loader must find them there too.
+RUN_WITH_SOURCED_ROS = ["ros-wheels-bootstrapper"]
 WHEEL_PYTHONS = ((3, 10), (3, 13))  # first and last CPython that the ROS wheels are built for
 DISTRO_VARIABLE = "SVD_VLM_ROS_DISTRO"
 
@@ -283,7 +286,8 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 setup(
     distclass=BinaryDistribution,
     packages=[],
-    install_requires=DEPENDENCIES + (WHEELS[WHEELS_DISTRO]["run"] if WHEELS_DISTRO else []),
+    install_requires=DEPENDENCIES
+    + (WHEELS[WHEELS_DISTRO]["run"] if WHEELS_DISTRO else RUN_WITH_SOURCED_ROS),
     setup_requires=build_requirements(WHEELS_DISTRO),
     cmdclass={"build": Build, "build_cmake": CMakeBuild, "editable_wheel": NoEditable},
     options={"build": {"build_base": SCRATCH}, "egg_info": {"egg_base": SCRATCH}},
