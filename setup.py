@@ -34,8 +34,6 @@ DEPENDENCIES = [
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
     "pillow>=10.2",
-    "psutil>=5.9",
-    "PyYAML>=6.0",
     "rich>=13",
     "safetensors>=0.5",
     "tokenizers>=0.22",
@@ -51,7 +49,6 @@ WHEELS = {
     "jazzy": {
         "run": [
             "ros-rclpy[fastrtps]~=7.1.6",
-            "ros-ament-index-python~=1.8.1",
             "ros-builtin-interfaces~=2.0.3",
             "ros-diagnostic-msgs~=5.3.6",
             "ros-lifecycle-msgs~=2.0.3",
@@ -79,7 +76,6 @@ WHEELS = {
     "kilted": {
         "run": [
             "ros-rclpy[fastrtps]~=9.1.2",
-            "ros-ament-index-python~=1.11.0",
             "ros-builtin-interfaces~=2.3.0",
             "ros-diagnostic-msgs~=5.5.1",
             "ros-lifecycle-msgs~=2.3.0",

@@ -18,7 +18,6 @@ ROSDEP_KEYS = {
     "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
-    "psutil": "python3-psutil",
     "rich": "python3-rich",
     "typer": "python3-typer",
     "yaml": "python3-yaml",
