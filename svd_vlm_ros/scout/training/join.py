@@ -40,7 +40,7 @@ from .vision import PatchHead, attribute_loss, roughen, tower_features
 
 SCENES = 10  # a batch
 ASKED = 20  # questions a scene
-MOST, WHOLE = 400, 0.25  # tokens of a subset, and the share of the batches that see all 576
+MOST, WHOLE = 400, 0.4  # tokens of a subset, and the share of the batches that see all 576
 POOL, USES = 400, 2
 PROJECTOR_SCENES = 16
 
@@ -159,7 +159,7 @@ def train_together(model: Part, head: PatchHead, oracle: Oracle, run: Run) -> No
         "projector": projector,
         "patches": head,
     }
-    rates = {"tower": 3e-4, "patches": 3e-4, "projector": 5e-4, "language": 4e-4, "head": 4e-4}
+    rates = {"tower": 2e-4, "patches": 2e-4, "projector": 5e-4, "language": 5e-4, "head": 5e-4}
     train("join", run, modules, rates, _batches(run, SCENES), step, validate)
 
 
