@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A robot for tests: the real node, real publishers and a real client, over DDS, in one process.
+
+The node spins in a thread of its own, as it would in its process; the test's publishers and client in
+another. Pictures are published again and again until the node has the newest, since their topics are
+best effort.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from svd_vlm_ros.node.perception_node import PerceptionNode
+from svd_vlm_ros.srv import AskScene
+
+TINY = {"model": "random:tiny", "precision": "fp32", "device": "cpu", "allow_random_model": True}
+PATIENCE = 60.0  # s; a bound against hanging, not a demand
+RELIABLE = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+
+
+def wait_until(done: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Wait for a truthy value and return it."""
+    end = time.monotonic() + seconds
+    while not (value := done()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.01)
+    return value
+
+
+class Spinner:
+    """Nodes in an executor that spins in a thread of its own."""
+
+    def __init__(self, context: rclpy.Context) -> None:
+        self.executor = SingleThreadedExecutor(context=context)
+        self.thread = threading.Thread(target=self._spin)
+        self._ended = False
+
+    def start(self, *nodes: Any) -> None:
+        for node in nodes:
+            self.executor.add_node(node)
+        self.thread.start()
+
+    def _spin(self) -> None:
+        while not self._ended:
+            self.executor.spin_once(timeout_sec=0.1)
+
+    def stop(self) -> None:
+        self._ended = True
+        self.executor.wake()
+        self.thread.join()
+        self.executor.shutdown()
+
+
+class Robot:
+    """One domain with a node `perception` and what talks to it."""
+
+    def __init__(self, domain: int) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.other = rclpy.create_node("other", context=self.context)
+        self.client = self.other.create_client(AskScene, "ask_scene")
+        self._others = Spinner(self.context)
+        self._others.start(self.other)
+        self._mine: Spinner | None = None
+        self._publishers: dict[str, Any] = {}
+        self._sent = 0
+        self.node: PerceptionNode = None  # type: ignore[assignment]
+
+    def start(self, wait: bool = True, **parameters: Any) -> PerceptionNode:
+        """Start the node, by default with the tiny random model and without descriptions."""
+        values = {**TINY, "description_period": 0.0, "max_image_age": 0.0, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = PerceptionNode(context=self.context, parameter_overrides=overrides)
+        self._mine = Spinner(self.context)
+        self._mine.start(self.node)
+        if wait:
+            wait_until(lambda: self.node.serving or self.node.fatal)
+            assert self.node.fatal is None
+            wait_until(self.client.service_is_ready)
+        return self.node
+
+    @property
+    def executor_thread(self) -> int | None:
+        """Identity of the thread in which the node's callbacks run."""
+        assert self._mine is not None
+        return self._mine.thread.ident
+
+    def publisher(self, topic: str, kind: Any = Image, qos: Any = RELIABLE) -> Any:
+        if topic not in self._publishers:
+            self._publishers[topic] = self.other.create_publisher(kind, topic, qos)
+        return self._publishers[topic]
+
+    def show(self, message: Any, camera: str = "camera") -> Any:
+        """Publish a message until it is the newest one that the node has of the camera; return it."""
+        publisher = self.publisher(self.node.cameras[camera].topic.lstrip("/"), type(message))
+        if message.header.stamp == Time():
+            message.header.stamp = self.stamp()
+        stamp = message.header.stamp
+
+        def arrived() -> bool:
+            latest = self.node.cameras[camera].latest
+            if latest is not None and latest.message.header.stamp == stamp:
+                return True
+            publisher.publish(message)
+            time.sleep(0.05)
+            return False
+
+        wait_until(arrived)
+        return message
+
+    def stamp(self) -> Time:
+        """Now, and another time at each call."""
+        return self.other.get_clock().now().to_msg()
+
+    def send(self, question: str = "what is there?", **fields: Any) -> Any:
+        """Send a request; its future."""
+        return self.client.call_async(AskScene.Request(question=question, **fields))
+
+    def ask(self, question: str = "what is there?", **fields: Any) -> AskScene.Response:
+        """Send a request and wait for its response."""
+        return self.result(self.send(question, **fields))
+
+    @staticmethod
+    def result(future: Any) -> Any:
+        wait_until(future.done)
+        return future.result()
+
+    def stop_node(self) -> None:
+        if self._mine is not None:
+            self.node.close()
+            self._mine.stop()
+            self.node.destroy_node()
+            self._mine = None
+
+    def stop(self) -> None:
+        self.stop_node()
+        self._others.stop()
+        self.other.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+def picture(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A picture unlike all others, uint8 RGB [H, W, 3]."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.kron(coarse, np.ones((height // 6, width // 8, 1), np.uint8))
+
+
+def image_message(pixels: np.ndarray, frame_id: str = "", encoding: str = "rgb8") -> Image:
+    """sensor_msgs/Image of [H, W, channels] bytes."""
+    height, width = pixels.shape[:2]
+    return Image(
+        header=Header(frame_id=frame_id),
+        height=height,
+        width=width,
+        encoding=encoding,
+        step=pixels.nbytes // height,
+        data=array.array("B", pixels.tobytes()),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def reference_engine() -> Any:
+    """The tiny random model again, to compare the node's answers with."""
+    from svd_vlm_ros.engine import SceneEngine
+
+    return SceneEngine.load("random:tiny", precision="fp32", device="cpu")

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference thread's order, isolation and ending, with work that needs no model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from svd_vlm_ros.node.inference import InferenceThread, Job, Priority, QueueFullError
+
+PATIENCE = 30.0
+
+
+class Engine(SimpleNamespace):
+    """Whatever is loaded; tells when it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__(info="info", closed=threading.Event())
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def make_job(
+    work: Callable[[Any, Job], Any], priority: Priority = Priority.QUESTION, **options: Any
+) -> tuple[Job, list]:
+    """A job, and the list of the results it ended with."""
+    ends: list = []
+    job = Job(work, priority=priority, failed=repr, on_end=ends.append, **options)
+    return job, ends
+
+
+def wait_for(done: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def thread(engine: Engine) -> Iterator[InferenceThread]:
+    made = InferenceThread(lambda: engine)
+    assert made.wait_loaded(PATIENCE)
+    yield made
+    assert made.stop(PATIENCE)
+
+
+@pytest.fixture
+def held(thread: InferenceThread) -> Iterator[threading.Event]:
+    """The thread is at work on a question until this is set."""
+    release = threading.Event()
+    began = threading.Event()
+
+    def work(engine: Any, job: Job) -> str:
+        began.set()
+        release.wait(PATIENCE)
+        return "held"
+
+    thread.submit(make_job(work)[0], 100)
+    assert began.wait(PATIENCE)
+    yield release
+    release.set()
+
+
+def test_work_gets_the_engine_on_the_thread(thread: InferenceThread, engine: Engine) -> None:
+    job, ends = make_job(lambda got, job: (got is engine, threading.get_ident()))
+    thread.submit(job, 1)
+    wait_for(lambda: job.ended)
+    assert ends == [(True, thread.thread_id)]
+    assert thread.info == "info"
+
+
+def test_questions_go_before_descriptions_and_in_order(
+    thread: InferenceThread, held: threading.Event
+) -> None:
+    order: list[str] = []
+    jobs = []
+    for name, priority in [
+        ("d1", Priority.DESCRIPTION),
+        ("q1", Priority.QUESTION),
+        ("d2", Priority.DESCRIPTION),
+        ("q2", Priority.QUESTION),
+    ]:
+        job, _ = make_job(lambda engine, job, name=name: order.append(name), priority)
+        jobs.append(job)
+        thread.submit(job, 10)
+    held.set()
+    wait_for(lambda: all(job.ended for job in jobs))
+    assert order == ["q1", "q2", "d1", "d2"]
+
+
+def test_a_question_interrupts_a_description(thread: InferenceThread) -> None:
+    began = threading.Event()
+
+    def describe(engine: Any, job: Job) -> str | None:
+        began.set()
+        wait_for(lambda: job.should_stop())
+        return job.should_stop()
+
+    description, ended = make_job(describe, Priority.DESCRIPTION)
+    thread.submit(description, 1)
+    assert began.wait(PATIENCE)
+    waiting, _ = make_job(lambda engine, job: None, ready=lambda: False, seconds=PATIENCE)
+    thread.submit(waiting, 10)
+    assert description.should_stop() is None, "a question that cannot begin interrupts nobody"
+    question, _ = make_job(lambda engine, job: "answer")
+    thread.submit(question, 10)
+    wait_for(lambda: question.ended)
+    assert ended == ["interrupted"]
+    waiting.end(None)
+
+
+def test_a_question_does_not_interrupt_a_question(
+    thread: InferenceThread, held: threading.Event
+) -> None:
+    current = thread.current
+    thread.submit(make_job(lambda engine, job: None)[0], 10)
+    assert current is not None
+    assert current.should_stop() is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), SystemExit(3)])
+def test_a_failure_costs_its_job_alone(thread: InferenceThread, error: BaseException) -> None:
+    def fail(engine: Any, job: Job) -> None:
+        raise error
+
+    bad, bad_ends = make_job(fail)
+    good, good_ends = make_job(lambda engine, job: "fine")
+    thread.submit(bad, 10)
+    thread.submit(good, 10)
+    wait_for(lambda: good.ended)
+    assert bad_ends == [repr(error)]
+    assert good_ends == ["fine"]
+
+
+def test_a_full_queue_takes_no_more(thread: InferenceThread, held: threading.Event) -> None:
+    jobs = [make_job(lambda engine, job: None)[0] for _ in range(3)]
+    thread.submit(jobs[0], 2)
+    thread.submit(jobs[1], 2)
+    with pytest.raises(QueueFullError):
+        thread.submit(jobs[2], 2)
+    description, _ = make_job(lambda engine, job: None, Priority.DESCRIPTION)
+    thread.submit(description, 2)
+    assert thread.waiting() == 3
+    jobs[0].end("gave up")
+    assert thread.waiting(Priority.QUESTION) == 1
+    thread.submit(jobs[2], 2)
+
+
+def test_a_job_ends_once(thread: InferenceThread, held: threading.Event) -> None:
+    job, ends = make_job(lambda engine, job: ends.append("worked"))
+    thread.submit(job, 10)
+    assert job.end("first")
+    assert not job.end("second")
+    held.set()
+    later, _ = make_job(lambda engine, job: None)
+    thread.submit(later, 10)
+    wait_for(lambda: later.ended)
+    assert ends == ["first"], "a job that has ended is not worked on"
+
+
+def test_deadline_and_cancel() -> None:
+    job, _ = make_job(lambda engine, job: None, seconds=0.0)
+    assert job.should_stop() == "timeout"
+    job, _ = make_job(lambda engine, job: None)
+    assert job.should_stop() is None
+    job.cancel()
+    assert job.should_stop() == "canceled"
+
+
+def test_drain_hands_back_what_waits(thread: InferenceThread, held: threading.Event) -> None:
+    current = thread.current
+    job, _ = make_job(lambda engine, job: None)
+    thread.submit(job, 10)
+    assert thread.drain() == [job]
+    assert thread.waiting() == 0
+    assert current is not None
+    assert current.should_stop() == "canceled"
+
+
+def test_stop_cancels_and_closes(engine: Engine) -> None:
+    thread = InferenceThread(lambda: engine)
+    began = threading.Event()
+
+    def work(engine: Any, job: Job) -> str | None:
+        began.set()
+        wait_for(lambda: job.should_stop())
+        return job.should_stop()
+
+    job, ends = make_job(work)
+    thread.submit(job, 1)
+    assert began.wait(PATIENCE)
+    assert thread.stop(PATIENCE)
+    assert ends == ["canceled"]
+    assert engine.closed.is_set()
+
+
+def test_stop_while_loading_closes_later(engine: Engine) -> None:
+    release = threading.Event()
+
+    def load() -> Engine:
+        release.wait(PATIENCE)
+        return engine
+
+    thread = InferenceThread(load)
+    assert not thread.wait_loaded(0.0)
+    assert not thread.stop(0.0)
+    assert thread.alive
+    release.set()
+    assert engine.closed.wait(PATIENCE)
+    assert thread.stop(PATIENCE)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1)])
+def test_load_error(error: BaseException) -> None:
+    def load() -> Any:
+        raise error
+
+    thread = InferenceThread(load)
+    assert thread.wait_loaded(PATIENCE)
+    assert thread.load_error is error
+    assert thread.info is None
+    assert thread.stop(PATIENCE)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checking a request and choosing its picture: decisions that need neither node nor model."""
+
+from __future__ import annotations
+
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svd_vlm_ros.node.requests import (
+    MAX_CHOICES,
+    NANOSECONDS,
+    Frame,
+    Limits,
+    Question,
+    RequestError,
+    Status,
+    check_request,
+    choose_frame,
+    image_age,
+    late_refusal,
+)
+from svd_vlm_ros.srv import AskScene
+
+LIMITS = Limits(
+    cameras=("front", "rear"),
+    max_new_tokens=64,
+    max_image_age=10.0,
+    request_timeout=30.0,
+    max_question_length=200,
+)
+
+
+def frame(stamp: float, arrival: float = 0.0) -> Frame:
+    seconds = int(stamp)
+    time = SimpleNamespace(sec=seconds, nanosec=round((stamp - seconds) * NANOSECONDS))
+    return Frame(SimpleNamespace(header=SimpleNamespace(stamp=time)), arrival, 1)
+
+
+def request(**fields: object) -> AskScene.Request:
+    return AskScene.Request(**{"question": "what is there?", **fields})
+
+
+def test_statuses_are_those_of_the_service() -> None:
+    for status in Status:
+        assert getattr(AskScene.Response, status.name) == status
+
+
+def test_zeros_mean_the_nodes_settings() -> None:
+    question = check_request(request(question="  what is there? "), LIMITS)
+    assert question == Question(
+        prompt="what is there?",
+        camera="front",
+        max_new_tokens=64,
+        max_image_age=10.0,
+        timeout=30.0,
+    )
+
+
+def test_what_is_asked_for_goes_before_the_settings() -> None:
+    asked = request(
+        camera="rear", visual_tokens=16, max_new_tokens=5, max_image_age=0.5, timeout=2.0
+    )
+    asked.not_before.sec, asked.not_before.nanosec = 7, 5
+    asked.choices = [" yes", "no"]
+    question = check_request(asked, LIMITS)
+    assert question.camera == "rear"
+    assert question.choices == ("yes", "no")
+    assert question.visual_tokens == 16
+    assert question.max_new_tokens == 5
+    assert question.not_before == 7 * NANOSECONDS + 5
+    assert question.max_image_age == 0.5
+    assert question.timeout == 2.0
+
+
+def test_no_limit_of_age() -> None:
+    limits = Limits(cameras=("front",), max_image_age=0.0)
+    assert check_request(request(), limits).max_image_age == math.inf
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"question": ""}, "empty"),
+        ({"question": " \n\t"}, "empty"),
+        ({"question": "x" * 201}, "201 characters"),
+        ({"question": "what is <image>?"}, "<image>"),
+        ({"camera": "left"}, "front, rear"),
+        ({"choices": ["yes"]}, "1 choices"),
+        ({"choices": [str(number) for number in range(MAX_CHOICES + 1)]}, "65 choices"),
+        ({"choices": ["yes", " "]}, "empty"),
+        ({"choices": ["yes", "no", "yes "]}, "same"),
+        ({"choices": ["y" * 150, "n" * 150]}, "200 characters"),
+        ({"max_new_tokens": 65535}, "65535"),
+        ({"timeout": -1.0}, "timeout is -1"),
+        ({"timeout": math.nan}, "timeout is nan"),
+        ({"timeout": math.inf}, "timeout is inf"),
+        ({"max_image_age": -0.5}, "max_image_age is -0.5"),
+    ],
+)
+def test_bad_request_is_named(fields: dict, named: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(named)) as error:
+        check_request(request(**fields), LIMITS)
+    assert error.value.status is Status.BAD_REQUEST
+    assert str(error.value).endswith(".")
+
+
+@given(
+    st.builds(
+        SimpleNamespace,
+        question=st.text(max_size=300),
+        camera=st.sampled_from(["", "front", "rear", "x"]) | st.text(max_size=5),
+        choices=st.lists(st.text(max_size=30), max_size=70),
+        visual_tokens=st.integers(0, 65535),
+        max_new_tokens=st.integers(0, 65535),
+        not_before=st.builds(
+            SimpleNamespace, sec=st.integers(-(2**31), 2**31 - 1), nanosec=st.integers(0, 2**32 - 1)
+        ),
+        max_image_age=st.floats(width=32),
+        timeout=st.floats(width=32),
+    )
+)
+def test_any_request_is_checked_or_refused(asked: SimpleNamespace) -> None:
+    try:
+        question = check_request(asked, LIMITS)
+    except RequestError as error:
+        assert error.status is Status.BAD_REQUEST
+        return
+    assert question.prompt
+    assert question.camera in LIMITS.cameras
+    assert 0 < question.timeout < math.inf
+    assert question.max_image_age > 0
+    assert question.not_before >= 0
+
+
+def test_no_picture_yet() -> None:
+    with pytest.raises(RequestError, match="'front' has sent no picture on /image") as error:
+        choose_frame(Question("?", "front"), None, "/image", 0, 0.0)
+    assert error.value.status is Status.NO_IMAGE
+
+
+def test_not_before_waits_for_a_picture() -> None:
+    question = Question("?", "front", not_before=10 * NANOSECONDS)
+    assert choose_frame(question, None, "/image", 0, 0.0) is None
+    assert choose_frame(question, frame(9.999), "/image", 11 * NANOSECONDS, 0.0) is None
+    exact = frame(10.0)
+    assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0) is exact
+
+
+def test_stale_picture() -> None:
+    question = Question("?", "front", max_image_age=2.0)
+    fresh = frame(8.0)
+    assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0) is fresh
+    with pytest.raises(RequestError, match=r"4\.0 s old by its stamp") as error:
+        choose_frame(question, frame(6.0), "/image", 10 * NANOSECONDS, 1.0)
+    assert error.value.status is Status.STALE_IMAGE
+
+
+def test_age_by_stamp_or_arrival() -> None:
+    assert image_age(frame(6.0, arrival=99.0), 10 * NANOSECONDS, 100.0) == 4.0
+    assert image_age(frame(0.0, arrival=99.0), 10 * NANOSECONDS, 100.0) == 1.0, "no stamp"
+    assert image_age(frame(12.0, arrival=99.0), 10 * NANOSECONDS, 100.0) == 0.0, "clocks differ"
+
+
+@pytest.mark.parametrize(
+    ("not_before", "latest", "begun", "status"),
+    [
+        (0, 5.0, True, Status.TIMEOUT),
+        (0, 5.0, False, Status.TIMEOUT),
+        (10, None, False, Status.NO_IMAGE),
+        (10, 5.0, False, Status.STALE_IMAGE),
+        (10, 11.0, False, Status.TIMEOUT),
+        (10, 11.0, True, Status.TIMEOUT),
+    ],
+)
+def test_why_a_request_is_late(
+    not_before: int, latest: float | None, begun: bool, status: Status
+) -> None:
+    question = Question("?", "front", not_before=not_before * NANOSECONDS, timeout=3.0)
+    refusal = late_refusal(question, None if latest is None else frame(latest), "/image", begun)
+    assert refusal.status is status
+    assert "within 3 s" in str(refusal)
