@@ -38,7 +38,7 @@ from svd_vlm_ros.llava.preprocess import ASPECTS, Picture, check_image, preproce
 from svd_vlm_ros.llava.projector import Projector
 from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
 from svd_vlm_ros.llava.vision import VisionTower
-from svd_vlm_ros.selection import Budget, Selector, VisualFeatures, make_selector
+from svd_vlm_ros.selection import Selector, VisualFeatures, make_budget, make_selector
 
 __all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
 
@@ -354,18 +354,6 @@ class SceneEngine:
                 f"The question has {asked} tokens; beside the picture and an answer of {answered} "
                 f"tokens there is room for {max(room, 0)}."
             )
-
-
-def make_budget(visual_tokens: int | float, token_cap: int) -> Budget:
-    """A budget from a user's number. Raises `UserError` where it is out of range.
-
-    Args:
-        visual_tokens: an int is the number of tokens to keep, a float in (0, 1] an energy.
-        token_cap: the most tokens that an energy may keep.
-    """
-    if isinstance(visual_tokens, float):
-        return Budget(token_cap, visual_tokens)
-    return Budget(visual_tokens)
 
 
 def _geometric_mean(chances: Sequence[float]) -> float:

@@ -42,7 +42,8 @@ def find_folder(name: str) -> Path:
         return scout_folder()
     folder = scout_folder() if name == SCOUT else Path(name).expanduser()
     if folder.is_dir():
-        _check_whole(name, folder, "is it the right folder?")
+        mend = "install svd_vlm_ros again." if name == SCOUT else "is it the right folder?"
+        _check_whole(name, folder, mend)
         return folder
     if name == SCOUT:
         raise UserError("The embedded model scout was not installed: install svd_vlm_ros again.")

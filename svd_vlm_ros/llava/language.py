@@ -23,10 +23,12 @@ class Prefix:
     Attributes:
         layers: for each layer the keys and the values, [1, heads, length, head size].
         length: tokens read, visual ones among them.
+        reader: identifies the language model that read it; no other can continue it.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     length: int
+    reader: object
 
     @property
     def memory_bytes(self) -> int:
@@ -43,6 +45,7 @@ class LanguageModel:
         self._head = model.lm_head
         self._config = text_config(model.config)
         self._device = self._embedding.weight.device
+        self._identity = object()  # not the model itself: a prefix must not keep it in memory
 
     @property
     def context(self) -> int:
@@ -60,7 +63,7 @@ class LanguageModel:
         cache = DynamicCache(config=self._config)
         self._forward(embeddings, cache)
         layers = tuple((keys, values) for keys, values, _ in cache)
-        return Prefix(layers, len(embeddings))
+        return Prefix(layers, len(embeddings), self._identity)
 
     def continue_from(self, prefix: Prefix, ids: Sequence[int]) -> Iterator[tuple[int, float]]:
         """Read more tokens behind a prefix, then write greedily, without an end.
@@ -136,4 +139,6 @@ class LanguageModel:
         """A cache of its own that begins with a copy of the prefix."""
         from transformers import DynamicCache
 
+        if prefix.reader is not self._identity:
+            raise ValueError("this scene was made by another engine")
         return DynamicCache(ddp_cache_data=prefix.layers)

@@ -89,7 +89,7 @@ def load_llava(
                 model = _random_model(name, tokenizer, precision, dtype, place, seed)
             else:
                 model = _model_from_files(name, folder, precision, dtype, place)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             smaller = "random:tiny or scout" if precision == "int4" else "int4"
             raise UserError(
                 f"{name} in {precision} does not fit into the memory of {place}: take {smaller}."
@@ -204,7 +204,9 @@ def _end_tokens(
     ends = model.generation_config.eos_token_id
     if ends is None:
         ends = tokenizer.eos_token_id
-    return frozenset([ends] if isinstance(ends, int) else ends or ())
+    if ends is None:
+        raise UserError("The model has no end token, so its answers would never end.")
+    return frozenset([ends] if isinstance(ends, int) else ends)
 
 
 @contextmanager

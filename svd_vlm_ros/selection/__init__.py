@@ -15,7 +15,13 @@ from typing import Any
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.baselines import KeepAll, RandomChoice, RowNorm, UniformGrid
-from svd_vlm_ros.selection.interface import Budget, Selection, Selector, VisualFeatures
+from svd_vlm_ros.selection.interface import (
+    Budget,
+    Selection,
+    Selector,
+    VisualFeatures,
+    make_budget,
+)
 from svd_vlm_ros.selection.svd import SvdPrune
 
 __all__ = [
@@ -23,6 +29,7 @@ __all__ = [
     "Selection",
     "Selector",
     "VisualFeatures",
+    "make_budget",
     "make_selector",
     "selector_names",
 ]

@@ -76,6 +76,18 @@ class Budget:
             raise UserError(f"An energy must be above 0 and at most 1, not {self.energy}.")
 
 
+def make_budget(visual_tokens: int | float, token_cap: int) -> Budget:
+    """A budget from a user's number. Raises `UserError` where it is out of range.
+
+    Args:
+        visual_tokens: an int is the number of tokens to keep, a float in (0, 1] an energy.
+        token_cap: the most tokens that an energy may keep.
+    """
+    if isinstance(visual_tokens, float):
+        return Budget(token_cap, visual_tokens)
+    return Budget(visual_tokens)
+
+
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What a selector kept.

@@ -44,6 +44,13 @@ def test_a_scene_asked_in_any_order_answers_like_a_fresh_one(engine):
     assert said(engine.ask(scene, QUESTIONS[1], max_new_tokens=12)) == fresh[QUESTIONS[1]]
 
 
+def test_a_scene_belongs_to_its_engine(engine, scene):
+    other = SceneEngine(engine._loaded, engine.info, engine._selector)
+    for ask in (other.ask, lambda *asked: other.choose(*asked, ["yes", "no"])):
+        with pytest.raises(ValueError, match="another engine"):
+            ask(scene, QUESTIONS[0])
+
+
 def test_asking_does_not_write_into_the_scene(engine):
     scene = engine.see(WIDE)
     before = [state.clone() for layer in scene.prefix.layers for state in layer]
@@ -242,7 +249,8 @@ def test_an_end_token_ends_the_answer(engine, scene):
     loaded = engine._loaded
     for end, kept in ((second, (first,)), (first, ())):
         changed = type(loaded)(**{**vars(loaded), "end_token_ids": frozenset({end})})
-        answer = SceneEngine(changed, engine.info, engine._selector).ask(scene, QUESTIONS[0])
+        other = SceneEngine(changed, engine.info, engine._selector)
+        answer = other.ask(other.see(WIDE), QUESTIONS[0])
         assert (answer.token_ids, answer.finish_reason) == (kept, "stop")
         assert 0.0 < answer.confidence <= 1.0
     assert engine.ask(scene, QUESTIONS[0], max_new_tokens=2).finish_reason == "length"

@@ -119,5 +119,11 @@ def test_look_alikes_are_only_text(tokenizer, prompt, text):
     assert tokenizer.convert_tokens_to_ids("<image>") not in prompt.after(text)
 
 
+def test_long_texts_are_tokenised_without_a_word(prompt, caplog, capfd):
+    assert len(prompt.after("why " * 4000)) >= 4000
+    assert caplog.text == ""
+    assert capfd.readouterr().err == ""
+
+
 def test_blanks_around_a_text_are_dropped_and_those_in_it_kept():
     assert check_text(" a\n b\t", "question") == "a\n b"

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine with the embedded model: exact selection on its features, and scenes asked twice."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svd_vlm_ros.engine import SceneEngine
+from svd_vlm_ros.llava.files import scout_folder
+from svd_vlm_ros.scout.render import render
+from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
+from svd_vlm_ros.selection import Budget, make_selector
+
+BUDGETS = (192, 128, 64, 32, 16)
+PICTURES = 20
+pytestmark = pytest.mark.skipif(
+    not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
+)
+
+# The full SVD in float64 that the selector is compared with is written out in test_svd.py.
+_path = Path(__file__).parents[1] / "selection" / "test_svd.py"
+_spec = importlib.util.spec_from_file_location("svd_reference", _path)
+assert _spec is not None
+assert _spec.loader is not None
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [render(sample_scene(seed)) for seed in list(HELD_OUT_SEEDS)[:PICTURES]]
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def engine(request):
+    return SceneEngine.load("scout", precision=request.param, device="cpu")
+
+
+@pytest.mark.timeout(300)
+def test_kept_indices_equal_those_of_a_full_svd_on_features_of_scout(engine, pictures):
+    for number, picture in enumerate(pictures):
+        wide = np.ascontiguousarray(picture[60:250]) if number % 4 == 0 else picture  # padded
+        features = engine.features(wide)
+        patches = features.patches.float()
+        valid = features.valid_indices()
+        scores = reference.full_svd_leverage(patches[valid].numpy())
+        for budget in BUDGETS:
+            chosen = make_selector("svd")(features, Budget(budget)).indices
+            wanted = valid[torch.tensor(reference.top(scores, budget))]
+            assert torch.equal(chosen, wanted), f"picture {number}, {budget} tokens"
+
+
+def test_a_scene_of_scout_asked_in_any_order_answers_like_a_fresh_one(engine, pictures):
+    questions = ("is there a tree?", "what is the ground?", "how is the sky?", "is the path clear?")
+    image = pictures[0]
+    fresh = {q: engine.ask(engine.see(image), q).token_ids for q in questions}
+    scene = engine.see(image)
+    for order in (questions, questions[::-1]):
+        assert {q: engine.ask(scene, q).token_ids for q in order} == fresh
+    assert all(fresh.values())
