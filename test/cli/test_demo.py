@@ -201,11 +201,14 @@ def test_ctrl_c_leaves_nothing_behind(mark: str) -> None:
 
 
 @needs_ros
-def test_a_node_that_is_too_slow_is_an_error(svd_vlm, mark: str) -> None:
-    ran = svd_vlm("demo", "--start-seconds", 1, MARK=mark)
+def test_a_node_that_is_too_slow_is_an_error(svd_vlm, mark: str, tmp_path: Path) -> None:
+    ran = svd_vlm("demo", "--start-seconds", 1, MARK=mark, TMPDIR=str(tmp_path))
     assert ran.status == 1
     assert len(ran.lines) == 1
     assert ran.lines[0].startswith("error: The demo stopped: ")
+    (logs,) = tmp_path.glob("svd-vlm-*")
+    assert f"(logs: {logs})" in ran.lines[0]
+    assert {log.name for log in logs.iterdir()} == {"perception_node.log", "scout_camera.log"}
     assert marked(mark) == []
 
 
