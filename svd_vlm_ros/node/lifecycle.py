@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.task import Future
 
@@ -27,8 +28,13 @@ class BackgroundLifecycleNode(LifecycleNode):
         self.failure = ""
         self._transition = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._change_state_inside = self._service_change_state.callback
-        self._service_change_state.callback = self._change_state
+        # rclpy has no public way to do this: the service as it is, but with a coroutine around its
+        # callback, and out of the default group, which would wait for the coroutine's end.
+        service = self._service_change_state
+        self._change_state_inside = service.callback
+        service.callback = self._change_state
+        service.callback_group = ReentrantCallbackGroup()
+        service.callback_group.add_entity(service)
 
     @property
     def state(self) -> str:

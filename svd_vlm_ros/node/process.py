@@ -32,6 +32,7 @@ def run(make_node: Callable[[], Any], arguments: Sequence[str] | None = None) ->
     ending = _Ending()
     ending.listen()
     import rclpy
+    from rclpy.exceptions import ParameterException
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
@@ -51,7 +52,7 @@ def run(make_node: Callable[[], Any], arguments: Sequence[str] | None = None) ->
         end = time.monotonic() + LAST_REPLIES
         while time.monotonic() < end and rclpy.ok():
             executor.spin_once(timeout_sec=LAST_REPLIES / 10)
-    except UserError as error:
+    except (UserError, ParameterException) as error:
         failure = str(error)
         print(failure, file=sys.stderr)
     except ExternalShutdownException:

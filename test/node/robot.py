@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A robot for tests: the real node, real publishers and a real client, over DDS, in one process.
 
-The node spins in a thread of its own, as it would in its process; the test's publishers and client in
-another. Pictures are published again and again until the node has the newest, since their topics are
-best effort.
+The node spins in a thread of its own, as it would in its process; the test's publishers and client
+in another. Pictures are published again and again until the node has the newest, since their topics
+are best effort.
 """
 
 from __future__ import annotations

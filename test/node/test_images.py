@@ -59,7 +59,8 @@ def to_8_bit(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("padding", [0, 1, 2, 6])
 @pytest.mark.parametrize(
-    ("encoding", "order"), [("rgb8", [0, 1, 2]), ("bgr8", [2, 1, 0]), ("rgba8", [0, 1, 2]), ("bgra8", [2, 1, 0])]
+    ("encoding", "order"),
+    [("rgb8", [0, 1, 2]), ("bgr8", [2, 1, 0]), ("rgba8", [0, 1, 2]), ("bgra8", [2, 1, 0])],
 )
 def test_colours(encoding: str, order: list[int], padding: int) -> None:
     pixels = noise(4 if "a" in encoding else 3)
@@ -176,7 +177,10 @@ def test_bytes_behind_the_jpeg_do_not_matter() -> None:
         ({"data": array.array("B", bytes(179))}, "179 bytes"),
         ({"data": array.array("B", bytes(181))}, "181 bytes"),
         ({"encoding": "yuyv", "width": 9, "step": 18, "data": array.array("B", bytes(108))}, "odd"),
-        ({"encoding": "bayer_rggb8", "width": 1, "step": 1, "data": array.array("B", bytes(6))}, "1x6"),
+        (
+            {"encoding": "bayer_rggb8", "width": 1, "step": 1, "data": array.array("B", bytes(6))},
+            "1x6",
+        ),
     ],
 )
 def test_malformed_image_is_named(change: dict, named: str) -> None:
@@ -228,7 +232,9 @@ def test_size_is_checked_before_decoding(extension: str, monkeypatch: pytest.Mon
     big=st.integers(0, 255),
     data=st.binary(max_size=2000),
 )
-def test_any_image_message(encoding: str, width: int, height: int, step: int, big: int, data: bytes) -> None:
+def test_any_image_message(
+    encoding: str, width: int, height: int, step: int, big: int, data: bytes
+) -> None:
     message = SimpleNamespace(
         encoding=encoding, width=width, height=height, step=step, is_bigendian=big, data=data
     )

@@ -362,9 +362,7 @@ def test_the_model_works_on_its_own_thread(robot: Robot, monkeypatch: pytest.Mon
     assert inference.thread_id != robot.executor_thread
 
 
-def test_requests_are_answered_while_the_model_is_busy(
-    robot: Robot, busy: threading.Event
-) -> None:
+def test_requests_are_answered_while_the_model_is_busy(robot: Robot, busy: threading.Event) -> None:
     """The executor is free: it refuses, takes pictures, and serves parameters meanwhile."""
     assert robot.ask(question="").status == Reply.BAD_REQUEST
     shown = robot.show(image_message(picture(70), "front"), "front")

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters: one list, one file, one page; ranges, types, and when each may change."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.parameter import Parameter
+from robot import Robot, image_message, picture, wait_until
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.node.parameter_list import CAMERA_PARAMETERS, PARAMETERS, Spec, When
+from svd_vlm_ros.node.parameters import Settings
+from svd_vlm_ros.srv import AskScene
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {spec.name for spec in PARAMETERS}
+TOLD_IN_DOCS = {"<name>": "camera"}
+
+
+def in_file() -> dict:
+    path = Path(get_package_share_directory("svd_vlm_ros"), "config", "perception.yaml")
+    return yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+
+
+def test_the_file_has_every_parameter_with_its_default() -> None:
+    values = in_file()
+    cameras = values.pop("camera")
+    assert values == {spec.name: spec.default for spec in PARAMETERS}
+    assert cameras == {"camera": {"topic": "image", "compressed": False}}
+    assert {spec.name for spec in CAMERA_PARAMETERS} == set(cameras["camera"])
+
+
+def test_the_file_comments_every_parameter() -> None:
+    lines = (ROOT / "config" / "perception.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if match := re.fullmatch(r"\s+(\w+): .+", line):
+            name = match[1]
+            comment = ""
+            while lines[number - 1].lstrip().startswith("#"):
+                number -= 1
+                comment = lines[number] + comment
+            assert comment, f"{name} has no comment"
+            spec = next((spec for spec in PARAMETERS if spec.name == name), None)
+            if spec is not None:
+                when = "At start" if spec.when is When.START else spec.when.value
+                assert f"# {when}" in comment, name
+                if spec.low is not None:
+                    assert f"[{spec.low:g}, {spec.high:.15g}]".replace("1e+09", "1000000000") in (
+                        comment
+                    ), name
+
+
+def test_the_page_has_every_parameter_with_its_default() -> None:
+    page = (ROOT / "docs" / "node.md").read_text()
+    told = dict(re.findall(r"^\| `([a-z_.<>]+)` \| (.*?) \|", page, flags=re.MULTILINE))
+    wanted = {spec.name: spec.default for spec in PARAMETERS}
+    wanted["camera.<name>.topic"], wanted["camera.<name>.compressed"] = "image", False
+    for name, default in wanted.items():
+        assert name in told, f"docs/node.md lacks {name}"
+        assert yaml.safe_load(told[name].replace("`", "").split(" (")[0]) == default, name
+    assert NAMES <= set(wanted)
+
+
+def test_every_parameter_reaches_the_settings() -> None:
+    assert {field.name for field in fields(Settings)} == NAMES
+
+
+@pytest.fixture(scope="module")
+def robot(robot_of_module: Robot) -> Robot:
+    robot_of_module.start()
+    return robot_of_module
+
+
+def test_declared_with_descriptors(robot: Robot) -> None:
+    client = robot.other.create_client(DescribeParameters, "perception/describe_parameters")
+    wait_until(client.service_is_ready)
+    names = [*sorted(NAMES), "camera.camera.topic", "camera.camera.compressed"]
+    found = robot.result(client.call_async(DescribeParameters.Request(names=names))).descriptors
+    specs = {spec.name: spec for spec in PARAMETERS}
+    for descriptor in found:
+        assert descriptor.description, descriptor.name
+        assert not descriptor.dynamic_typing
+        spec = specs.get(descriptor.name)
+        if spec is None:
+            continue
+        assert descriptor.read_only == (spec.when is When.START)
+        ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+        assert [(span.from_value, span.to_value) for span in ranges] == (
+            [] if spec.low is None else [(spec.low, spec.high)]
+        )
+    declared = set(robot.node._parameters) - {"use_sim_time", "start_type_description_service"}
+    assert declared == set(names)
+
+
+def set_parameter(robot: Robot, name: str, value: object) -> tuple[bool, str]:
+    """As `ros2 param set` does."""
+    client = robot.other.create_client(SetParameters, "perception/set_parameters")
+    wait_until(client.service_is_ready)
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    (result,) = robot.result(client.call_async(request)).results
+    robot.other.destroy_client(client)
+    return result.successful, result.reason
+
+
+def test_live_changes_reach_the_next_request(robot: Robot) -> None:
+    robot.show(image_message(picture(1)))
+    assert robot.ask().stats.visual_tokens_kept == 64
+    assert set_parameter(robot, "visual_tokens", 16) == (True, "")
+    assert robot.ask().stats.visual_tokens_kept == 16
+    assert set_parameter(robot, "energy", 1) == (True, ""), "a whole number serves as a number"
+    assert robot.ask().stats.visual_tokens_kept == 192, "token_cap"
+    assert set_parameter(robot, "energy", 0.0) == (True, "")
+    assert set_parameter(robot, "max_new_tokens", 3) == (True, "")
+    assert robot.ask().stats.answer_tokens <= 3
+    assert set_parameter(robot, "max_question_length", 5) == (True, "")
+    assert robot.ask(question="longer").status == AskScene.Response.BAD_REQUEST
+    assert set_parameter(robot, "max_question_length", 2000) == (True, "")
+    assert set_parameter(robot, "max_image_pixels", 100) == (True, "")
+    robot.show(image_message(picture(2)))
+    assert "max_image_pixels" in robot.ask().message
+    assert set_parameter(robot, "max_image_pixels", 50_000_000) == (True, "")
+    assert robot.ask().status == AskScene.Response.OK
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("model", "scout", "unconfigured"),
+        ("precision", "int4", "unconfigured"),
+        ("cameras", ["other"], "unconfigured"),
+        ("camera.camera.topic", "elsewhere", "unconfigured"),
+        ("autostart", False, "read-only"),
+        ("visual_tokens", 0, "Min: 1, Max: 65535"),
+        ("energy", 1.5, "Min: 0.0, Max: 1.0"),
+        ("max_new_tokens", 5000, "Min: 1, Max: 1024"),
+        ("queue_size", "many", "INTEGER"),
+    ],
+)
+def test_refused_changes(robot: Robot, name: str, value: object, named: str) -> None:
+    done, reason = set_parameter(robot, name, value)
+    assert not done
+    assert named in reason
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"precision": "int3"}, "fp32, bf16, fp16, int8, int4"),
+        ({"aspect": "stretch"}, "pad, crop"),
+        ({"visual_tokens": "many"}, "whole number"),
+        ({"visual_tokens": 6.5}, "whole number"),
+        ({"queue_size": 0}, "between 1 and 1000"),
+        ({"cameras": ["1st"]}, "begins with a letter"),
+        ({"cameras": ["a", "a"]}, "twice"),
+        ({"cameras": ["front"], "camera.camera.topic": "x"}, "cameras names only front"),
+        ({"camera.left.topic": "x"}, "add 'left' there"),
+    ],
+)
+def test_impossible_values_at_the_start(robot: Robot, given: dict, named: str) -> None:
+    from svd_vlm_ros.node.perception_node import PerceptionNode
+
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    with pytest.raises(UserError, match=re.escape(named)):
+        PerceptionNode(context=robot.context, parameter_overrides=overrides)
+
+
+def test_whole_numbers_serve_as_numbers() -> None:
+    assert Spec("x", 2.0, "", low=0.0, high=9.0).convert(3) == 3.0
+    with pytest.raises(UserError):
+        Spec("x", 2, "").convert(True)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executables as processes of their own: how they start, how they end, what they print."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from svd_vlm_ros.node.process import END_WITHIN
+
+PATIENCE = 90.0  # s; a bound against hanging
+NODE, CAMERA = "svd_vlm_ros.node.perception", "svd_vlm_ros.scout.camera"
+TINY = ["-p", "model:=random:tiny", "-p", "precision:=fp32", "-p", "device:=cpu"]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(ros_domain: int, tmp_path: Path) -> Iterator[Start]:
+    """Starts a module as a process with ROS arguments."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(module: str, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", module, "--ros-args", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> str:
+    """Read the process's output up to a line with these words."""
+    assert process.stdout is not None
+    read = ""
+    for line in process.stdout:
+        read += line
+        if words in line:
+            return read
+    raise AssertionError(f"no '{words}' in:\n{read}")
+
+
+def ending(process: subprocess.Popen[str], *numbers: signal.Signals) -> str:
+    """What the process still prints after these signals; it ends in time and with status 0."""
+    for number in numbers:
+        process.send_signal(number)
+    # It ends by its own watch after END_WITHIN at the latest; the rest is a busy machine's.
+    output, _ = process.communicate(timeout=END_WITHIN + 20)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    return output
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]],
+    ids=["SIGINT", "twice", "SIGTERM"],
+)
+def test_ends_while_it_loads(start: Start, numbers: list[signal.Signals]) -> None:
+    node = start(NODE, *TINY)
+    wait_for(node, "Loading random:tiny")
+    ending(node, *numbers)
+
+
+def test_ends_while_it_is_active(start: Start) -> None:
+    node = start(NODE, *TINY)
+    wait_for(node, "Active: ask on /ask_scene.")
+    ending(node, signal.SIGINT)
+
+
+def test_ends_unconfigured(start: Start) -> None:
+    node = start(NODE, *TINY, "-p", "autostart:=false", "--log-level", "debug")
+    wait_for(node, "perception")
+    ending(node, signal.SIGINT)
+
+
+def test_missing_weights_end_it_with_one_message(start: Start) -> None:
+    """And within seconds, because torch is not imported before."""
+    node = start(NODE, "-p", "model:=nobody/nothing")
+    output, _ = node.communicate(timeout=PATIENCE)
+    assert node.returncode == 1
+    (line,) = output.strip().splitlines()
+    assert "svd-vlm download nobody/nothing" in line
+    assert "model:=scout" in line
+
+
+def test_weights_are_looked_for_without_torch() -> None:
+    looked = (
+        "import sys; from svd_vlm_ros.errors import UserError\n"
+        "from svd_vlm_ros.node.loading import check_model\n"
+        "try: check_model('nobody/nothing')\n"
+        "except UserError as error: print(error)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", looked], check=True, cwd="/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-p", "precision:=int3"], "Parameter precision is 'int3'"),
+        (["-p", "visual_tokens:=0"], "between 1 and 65535"),
+        (["--params-file", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_impossible_arguments_end_it_with_a_sentence(
+    start: Start, arguments: list[str], named: str
+) -> None:
+    node = start(NODE, *arguments)
+    output, _ = node.communicate(timeout=PATIENCE)
+    assert node.returncode == 1
+    assert named in output
+    assert "Traceback" not in output
+
+
+def test_a_misspelt_parameter_is_told(start: Start) -> None:
+    node = start(NODE, "-p", "visual_token:=5", "-p", "model:=nobody/nothing")
+    output, _ = node.communicate(timeout=PATIENCE)
+    assert "did you mean visual_tokens?" in output
+
+
+def test_scout_camera_ends(start: Start) -> None:
+    camera = start(CAMERA, "-p", "rate:=20.0")
+    wait_for(camera, "Publishing 20 pictures a second on /image.")
+    ending(camera, signal.SIGINT)
+
+
+def test_scout_camera_refuses_an_impossible_rate(start: Start) -> None:
+    camera = start(CAMERA, "-p", "rate:=0.0")
+    output, _ = camera.communicate(timeout=PATIENCE)
+    assert camera.returncode == 1
+    assert "rate" in output
+    assert "Traceback" not in output
