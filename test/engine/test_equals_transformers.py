@@ -10,6 +10,8 @@ from transformers import AutoProcessor
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.files import scout_folder
+from svd_vlm_ros.scout.render import render
+from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 
 QUESTIONS = (
     "is the path clear?",
@@ -54,14 +56,14 @@ def _until_end(ids, model):
     return tuple(ids[: ids.index(end)] if end in ids else ids)
 
 
-def check_none(folder, model_name, checkpoints):
+def check_none(folder, model_name, checkpoints, images):
     stock = checkpoints.load_stock(folder)
     processor = AutoProcessor.from_pretrained(folder)
     engine = SceneEngine.load(
         model_name, precision="fp32", selector="none", aspect="crop", device="cpu"
     )
     answers = set()
-    for image in pictures():
+    for image in images:
         scene = engine.see(image)
         assert scene.tokens_kept == scene.tokens_total
         for question in QUESTIONS:
@@ -72,13 +74,14 @@ def check_none(folder, model_name, checkpoints):
 
 
 def test_none_equals_generate(checkpoint, checkpoints):
-    answers = check_none(checkpoint, str(checkpoint), checkpoints)
+    answers = check_none(checkpoint, str(checkpoint), checkpoints, pictures())
     assert len(answers) >= 4  # of 6: even a random model looks at picture and question
 
 
 @needs_scout
 def test_none_equals_generate_with_scout(checkpoints):
-    check_none(scout_folder(), "scout", checkpoints)
+    scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:4]]
+    check_none(scout_folder(), "scout", checkpoints, [*scenes, *pictures()])
 
 
 def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint, checkpoints):

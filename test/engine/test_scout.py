@@ -31,7 +31,7 @@ _spec.loader.exec_module(reference)
 
 @pytest.fixture(scope="module")
 def pictures():
-    return [render(sample_scene(seed)) for seed in list(HELD_OUT_SEEDS)[:PICTURES]]
+    return [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:PICTURES]]
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
