@@ -103,9 +103,10 @@ RUN_WITH_SOURCED_ROS = ["ros-wheels-bootstrapper"]
 WHEEL_PYTHONS = ((3, 10), (3, 13))  # first and last CPython that the ROS wheels are built for
 DISTRO_VARIABLE = "SVD_VLM_ROS_DISTRO"
 
-# Python packages that the generators import, and NumPy's headers. A ROS installation has them from
-# apt, out of reach of pip's build environment. Ubuntu's EmPy is 3.3.4 under every distribution.
-GENERATORS_IMPORT = ["catkin_pkg>=1.0", "empy==3.3.4", "lark-parser>=0.12", "numpy>=2.0"]
+# Python packages that the generators import, and NumPy's headers. The wheels name the rest; a ROS
+# installation has it from apt, out of reach of pip's build environment. 3.3.4 is Ubuntu's EmPy.
+GENERATORS_IMPORT = ["catkin_pkg>=1.0", "numpy>=2.0"]
+SOURCED_GENERATORS_IMPORT = ["empy==3.3.4", "lark-parser>=0.12"]
 
 # What CMake installs but a wheel must not hold: caches, generated C sources, the generators' own
 # metadata, and shell files that name the folders of this build (an environment has its `activate`).
@@ -154,8 +155,7 @@ def chosen_wheels() -> str | None:
 def build_requirements(wheels: str | None) -> list[str]:
     """What pip puts into the build environment beside setuptools."""
     requirements = list(GENERATORS_IMPORT)
-    if wheels:
-        requirements += WHEELS[wheels]["build"]
+    requirements += WHEELS[wheels]["build"] if wheels else SOURCED_GENERATORS_IMPORT
     if not shutil.which("cmake"):
         requirements.append("cmake>=3.22,<4")
     if not shutil.which("make") and not shutil.which("ninja"):
