@@ -84,13 +84,13 @@ def _run_stage(stage: Stage, run: Run, model_folder: Path | None) -> None:
         join.load_trained(model, run)
         export(model, model_folder)
         return
-    head, oracle = vision.PatchHead(), language.load_language(model, run)
-    load_modules(run.path("vision"), {"tower": model.model.vision_tower, "head": head})
+    oracle = language.load_language(model, run)
+    load_modules(run.path("vision"), {"tower": model.model.vision_tower})
     if stage is Stage.PROJECTOR:
         join.train_projector(model, oracle, run)
         return
     load_modules(run.path("projector"), {"projector": model.model.multi_modal_projector})
-    join.train_together(model, head, oracle, run)
+    join.train_together(model, oracle, run)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from .common import Part, Run, load_modules, train, training_seed
 
 SCENES = 16  # a batch
 ASKED = 20  # questions a scene, in one sequence
-FEWEST, MOST = 16, 160  # tokens of a subset in this stage; the last one goes to 400 and to all 576
-EASY = 0.5  # share of the batches of this stage that show one patch of each object
+FEWEST, MOST = 16, 400  # tokens of a subset; the last stage sees all 576 as well
+EASY = 0.4  # share of the batches of this stage that show one patch of each object
 CHUNK = 5  # questions that share one call of the attention
 # How often a kind is asked: what takes two steps of thought is learned last and most slowly.
 WEIGHT = {
@@ -134,7 +134,7 @@ class AskedScenes(IterableDataset):
         while True:
             seed = training_seed(worker + 2, step, self.seed)
             rng = np.random.default_rng((seed, 5))
-            scene = sample_scene(seed, objects=self.objects, signs=0.2)
+            scene = sample_scene(seed, objects=self.objects, signs=0.3)
             yield scene, writer.row(choose_questions(scene, rng, ASKED))
             step += 1
 
