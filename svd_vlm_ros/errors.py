@@ -3,8 +3,8 @@
 
 
 class UserError(Exception):
-    """A mistake a person can mend; `str(error)` is one sentence that says what is wrong and what to do.
+    """A mistake a person can mend; `str(error)` is one sentence: what is wrong and what to do.
 
-    The command line prints that sentence on stderr and exits with status 1; the node puts it into the
-    `message` of its reply beside a status. Neither shows a traceback.
+    The command line prints that sentence on stderr and exits with status 1; the node puts it into
+    the `message` of its reply beside a status. Neither shows a traceback.
     """
