@@ -192,8 +192,7 @@ def describe(scene: WorldScene) -> str:
     start = f"{scene.ground} under {with_article(scene.sky)} sky"
     if not parts:
         return f"{start}."
-    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-    return f"{start} with {listed}."
+    return f"{start} with {', '.join(parts)}."
 
 
 def references(scene: WorldScene) -> list[tuple[str, WorldObject]]:

@@ -37,9 +37,9 @@ EASY = 0.4  # share of the batches of this stage that show one patch of each obj
 CHUNK = 5  # questions that share one call of the attention
 # How often a kind is asked: what takes two steps of thought is learned last and most slowly.
 WEIGHT = {
-    "left of": 3.0,
+    "left of": 2.0,
     "sign": 5.0,
-    "count": 3.0,
+    "count": 4.0,
     "exists color": 1.5,
     "describe": 3.0,
     "nearest": 0.8,
