@@ -42,6 +42,7 @@ def generate_launch_description():
         override("description_period", float),
         override("image_topic", parameter="camera.camera.topic"),
         override("compressed", bool, parameter="camera.camera.compressed"),
+        override("reliable", bool, parameter="camera.camera.reliable"),
         override("allow_random_model", bool),
         override("autostart", bool),
     ]
@@ -96,6 +97,12 @@ def generate_launch_description():
             "compressed",
             default_value="false",
             description="whether image_topic carries CompressedImage and not Image",
+            choices=["true", "false"],
+        ),
+        DeclareLaunchArgument(
+            "reliable",
+            default_value="false",
+            description="whether to ask image_topic's publisher to send lost parts again",
             choices=["true", "false"],
         ),
         DeclareLaunchArgument(

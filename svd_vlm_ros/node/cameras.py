@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cameras: one subscription each, of which only the newest picture is kept, as it came.
 
-Best effort with depth 1 matches publishers of either reliability and never lets old pictures queue
-up. The callback keeps a reference; pictures that nobody asks about cost nothing more.
+Best effort with depth 1, the default, matches publishers of either reliability and lets no old
+pictures queue up. The callback keeps a reference: pictures that nobody asks about cost no more.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 SILENT_SECONDS = 5.0  # without a picture for so long, a camera is called silent
-QOS = QoSProfile(
-    reliability=QoSReliabilityPolicy.BEST_EFFORT,
-    durability=QoSDurabilityPolicy.VOLATILE,
-    history=QoSHistoryPolicy.KEEP_LAST,
-    depth=1,
-)
 _TYPE_NAMES = {True: "sensor_msgs/msg/CompressedImage", False: "sensor_msgs/msg/Image"}
+
+
+def quality_of_service(reliable: bool) -> QoSProfile:
+    """Sensor data of which only the newest counts."""
+    reliability = QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
+    return QoSProfile(
+        reliability=reliability,
+        durability=QoSDurabilityPolicy.VOLATILE,
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=1,
+    )
 
 
 class Camera:
@@ -47,6 +52,7 @@ class Camera:
     def __init__(self, node: Node, settings: CameraSettings) -> None:
         self.name = settings.name
         self.compressed = settings.compressed
+        self.reliable = settings.reliable
         self.latest: Frame | None = None
         self.begun = time.monotonic()
         self._node = node
@@ -55,7 +61,7 @@ class Camera:
             CompressedImage if settings.compressed else Image,
             settings.topic,
             self._keep,
-            QOS,
+            quality_of_service(settings.reliable),
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
         self.topic: str = self._subscription.topic_name
@@ -100,21 +106,28 @@ class Camera:
             )
             wanted = _TYPE_NAMES[self.compressed]
             return f"{name}: {self.topic} carries {found}, not {wanted}: {advice}."
-        clashes = list(_clashes(fitting))
+        clashes = list(_clashes(fitting, quality_of_service(self.reliable)))
         if len(clashes) == len(fitting):
             reasons = "; ".join(clashes)
-            return f"{name}: incompatible QoS on {self.topic}: {reasons}: change the publisher's."
+            advice = f"set camera.{self.name}.reliable to {str(not self.reliable).lower()}"
+            return f"{name}: incompatible QoS on {self.topic}: {reasons}: {advice}."
+        advice = "check that the camera delivers, and that the network carries pictures of its size"
+        if not self.reliable and all(_is_reliable(info) for info in fitting):
+            advice += f"; camera.{self.name}.reliable has lost parts sent again"
         return (
             f"{name}: no picture comes on {self.topic} though {len(fitting)} publisher(s) fit: "
-            "check that the "
-            "camera delivers, and that the network carries pictures of its size."
+            f"{advice}."
         )
 
 
-def _clashes(publishers: Iterable[Any]) -> Iterable[str]:
+def _is_reliable(info: Any) -> bool:
+    return bool(info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE)
+
+
+def _clashes(publishers: Iterable[Any], wanted: QoSProfile) -> Iterable[str]:
     """Each publisher whose offered QoS our subscription cannot accept, with the policy."""
     for info in publishers:
-        compatibility, reason = qos_check_compatible(info.qos_profile, QOS)
+        compatibility, reason = qos_check_compatible(info.qos_profile, wanted)
         if compatibility == QoSCompatibility.ERROR:
             yield f"{info.node_namespace.rstrip('/')}/{info.node_name}: {reason.strip()}"
 

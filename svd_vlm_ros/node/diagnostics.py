@@ -62,6 +62,7 @@ def camera_status(
     facts = {
         "topic": camera.topic,
         "compressed": str(camera.compressed).lower(),
+        "reliable": str(camera.reliable).lower(),
         "pictures": camera.received,
         "rate (Hz)": f"{rate:.2f}",
         "seconds since the newest arrived": f"{now - latest.arrival:.2f}"

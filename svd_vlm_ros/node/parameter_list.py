@@ -237,6 +237,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
 )
 
+# Of each camera; the full name is camera.<name of the camera>.<name here>.
 CAMERA_PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "topic",
@@ -248,6 +249,12 @@ CAMERA_PARAMETERS: tuple[Spec, ...] = (
         "compressed",
         False,
         "Whether the topic carries CompressedImage (JPEG, PNG) and not Image.",
+        _AT_CONFIGURE,
+    ),
+    Spec(
+        "reliable",
+        False,
+        "Ask the publisher to send lost parts of a picture again. It must be reliable, too.",
         _AT_CONFIGURE,
     ),
 )

@@ -2,7 +2,7 @@
 """The node's parameters: declared, checked, and read into one frozen value.
 
 `parameter_list` says what there is. Each camera named in `cameras` has its own
-`camera.<name>.topic` and `camera.<name>.compressed`.
+parameters `camera.<name>.*`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """One camera: its name, the topic as given, and whether it carries compressed pictures."""
+    """One camera: its name, its topic as given, what it carries, and the QoS to ask for."""
 
     name: str
     topic: str
-    compressed: bool
+    compressed: bool = False
+    reliable: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,13 @@ def read(node: Node) -> Settings:
     _check_camera_names(names, {})
     cameras = []
     for name in names:
-        topic, compressed = (
-            node.get_parameter(f"camera.{name}.{spec.name}").value for spec in CAMERA_PARAMETERS
-        )
-        if not topic:
+        values_of = {
+            spec.name: node.get_parameter(f"camera.{name}.{spec.name}").value
+            for spec in CAMERA_PARAMETERS
+        }
+        if not values_of["topic"]:
             raise UserError(f"Camera '{name}' has no topic: set the parameter camera.{name}.topic.")
-        cameras.append(CameraSettings(name, topic, compressed))
+        cameras.append(CameraSettings(name, **values_of))
     return Settings(cameras=tuple(cameras), **values)
 
 
@@ -149,7 +151,7 @@ def check_change(parameters: Iterable[Parameter], unconfigured: bool) -> None:
     for parameter in parameters:
         spec = specs.get(parameter.name)
         if spec is None and (
-            match := re.fullmatch(r"camera\.(\w+)\.(topic|compressed)", parameter.name)
+            match := re.fullmatch(r"camera\.(\w+)\.(topic|compressed|reliable)", parameter.name)
         ):
             spec = _of_camera(
                 next(spec for spec in CAMERA_PARAMETERS if spec.name == match[2]), match[1]

@@ -105,7 +105,7 @@ class Robot:
         return self._publishers[topic]
 
     def show(self, message: Any, camera: str = "camera") -> Any:
-        """Publish a message until it is the newest one that the node has of the camera; return it."""
+        """Publish a message until it is the newest that the node has of the camera; return it."""
         publisher = self.publisher(self.node.cameras[camera].topic.lstrip("/"), type(message))
         if message.header.stamp == Time():
             message.header.stamp = self.stamp()

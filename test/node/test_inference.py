@@ -104,7 +104,7 @@ def test_a_question_interrupts_a_description(thread: InferenceThread) -> None:
 
     def describe(engine: Any, job: Job) -> str | None:
         began.set()
-        wait_for(lambda: job.should_stop())
+        wait_for(job.should_stop)
         return job.should_stop()
 
     description, ended = make_job(describe, Priority.DESCRIPTION)
@@ -194,7 +194,7 @@ def test_stop_cancels_and_closes(engine: Engine) -> None:
 
     def work(engine: Any, job: Job) -> str | None:
         began.set()
-        wait_for(lambda: job.should_stop())
+        wait_for(job.should_stop)
         return job.should_stop()
 
     job, ends = make_job(work)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
-from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
 from robot import Robot, image_message, picture, wait_until
@@ -20,32 +20,33 @@ from svd_vlm_ros.node.parameters import Settings
 from svd_vlm_ros.srv import AskScene
 
 ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "config" / "perception.yaml"
 NAMES = {spec.name for spec in PARAMETERS}
-TOLD_IN_DOCS = {"<name>": "camera"}
 
 
 def in_file() -> dict:
-    path = Path(get_package_share_directory("svd_vlm_ros"), "config", "perception.yaml")
-    return yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    return yaml.safe_load(FILE.read_text())["/**"]["ros__parameters"]
 
 
 def test_the_file_has_every_parameter_with_its_default() -> None:
     values = in_file()
     cameras = values.pop("camera")
     assert values == {spec.name: spec.default for spec in PARAMETERS}
-    assert cameras == {"camera": {"topic": "image", "compressed": False}}
+    assert cameras == {"camera": {"topic": "image", "compressed": False, "reliable": False}}
     assert {spec.name for spec in CAMERA_PARAMETERS} == set(cameras["camera"])
 
 
+def is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
 def test_the_file_comments_every_parameter() -> None:
-    lines = (ROOT / "config" / "perception.yaml").read_text().splitlines()
+    lines = FILE.read_text().splitlines()
     for number, line in enumerate(lines):
         if match := re.fullmatch(r"\s+(\w+): .+", line):
             name = match[1]
-            comment = ""
-            while lines[number - 1].lstrip().startswith("#"):
-                number -= 1
-                comment = lines[number] + comment
+            above = itertools.takewhile(is_comment, reversed(lines[:number]))
+            comment = "".join(reversed(list(above)))
             assert comment, f"{name} has no comment"
             spec = next((spec for spec in PARAMETERS if spec.name == name), None)
             if spec is not None:
@@ -61,11 +62,12 @@ def test_the_page_has_every_parameter_with_its_default() -> None:
     page = (ROOT / "docs" / "node.md").read_text()
     told = dict(re.findall(r"^\| `([a-z_.<>]+)` \| (.*?) \|", page, flags=re.MULTILINE))
     wanted = {spec.name: spec.default for spec in PARAMETERS}
-    wanted["camera.<name>.topic"], wanted["camera.<name>.compressed"] = "image", False
+    wanted |= {f"camera.<name>.{spec.name}": spec.default for spec in CAMERA_PARAMETERS}
+    wanted["camera.<name>.topic"] = "image"
     for name, default in wanted.items():
         assert name in told, f"docs/node.md lacks {name}"
         assert yaml.safe_load(told[name].replace("`", "").split(" (")[0]) == default, name
-    assert NAMES <= set(wanted)
+    assert set(wanted) >= NAMES
 
 
 def test_every_parameter_reaches_the_settings() -> None:
@@ -81,7 +83,7 @@ def robot(robot_of_module: Robot) -> Robot:
 def test_declared_with_descriptors(robot: Robot) -> None:
     client = robot.other.create_client(DescribeParameters, "perception/describe_parameters")
     wait_until(client.service_is_ready)
-    names = [*sorted(NAMES), "camera.camera.topic", "camera.camera.compressed"]
+    names = [*sorted(NAMES), *(f"camera.camera.{spec.name}" for spec in CAMERA_PARAMETERS)]
     found = robot.result(client.call_async(DescribeParameters.Request(names=names))).descriptors
     specs = {spec.name: spec for spec in PARAMETERS}
     for descriptor in found:

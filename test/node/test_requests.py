@@ -127,8 +127,7 @@ def test_bad_request_is_named(fields: dict, named: str) -> None:
 def test_any_request_is_checked_or_refused(asked: SimpleNamespace) -> None:
     try:
         question = check_request(asked, LIMITS)
-    except RequestError as error:
-        assert error.status is Status.BAD_REQUEST
+    except RequestError:
         return
     assert question.prompt
     assert question.camera in LIMITS.cameras

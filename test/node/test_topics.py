@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes, `scene_description` and `/diagnostics`, and what it says of its cameras."""
+"""What the node publishes, and what it says of its cameras."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_profile_sensor_data,
+)
 from robot import Robot, image_message, picture, reference_engine, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import SceneDescription
-from svd_vlm_ros.node import cameras, health
+from svd_vlm_ros.node import health
+from svd_vlm_ros.node.cameras import Camera
+from svd_vlm_ros.node.parameters import CameraSettings
 from svd_vlm_ros.srv import AskScene
 
 
@@ -125,13 +131,12 @@ def test_diagnostics(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def camera(robot: Robot) -> cameras.Camera:
+def camera(robot: Robot) -> Camera:
     robot.start(wait=False, autostart=False)
-    settings = cameras.CameraSettings("front", "front/image", compressed=False)
-    return cameras.Camera(robot.node, settings)
+    return Camera(robot.node, CameraSettings("front", "front/image"))
 
 
-def test_why_silent_no_publisher(robot: Robot, camera: cameras.Camera) -> None:
+def test_why_silent_no_publisher(robot: Robot, camera: Camera) -> None:
     robot.publisher("rear/image")
     wait_until(lambda: robot.node.count_publishers("/rear/image"))
     assert "nobody publishes on /front/image" in camera.why_silent()
@@ -145,7 +150,7 @@ def test_why_silent_no_publisher(robot: Robot, camera: cameras.Camera) -> None:
         (String, "set camera.front.topic to a topic of pictures"),
     ],
 )
-def test_why_silent_other_type(robot: Robot, camera: cameras.Camera, kind: Any, named: str) -> None:
+def test_why_silent_other_type(robot: Robot, camera: Camera, kind: Any, named: str) -> None:
     context = rclpy.Context()  # one DDS participant cannot hold a topic with two types
     rclpy.init(context=context, domain_id=robot.context.get_domain_id())
     node = rclpy.create_node("careless", context=context)
@@ -156,32 +161,31 @@ def test_why_silent_other_type(robot: Robot, camera: cameras.Camera, kind: Any, 
     rclpy.shutdown(context=context)
 
 
-def test_why_silent_incompatible_qos(
-    robot: Robot, camera: cameras.Camera, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ours fits every publisher by default; a deadline makes it one that does not."""
-    strict = QoSProfile(depth=1, deadline=Duration(seconds=1))
-    monkeypatch.setattr(cameras, "QOS", strict)
-    robot.publisher("front/image")
+def test_why_silent_incompatible_qos(robot: Robot) -> None:
+    robot.start(wait=False, autostart=False)
+    camera = Camera(robot.node, CameraSettings("front", "front/image", reliable=True))
+    robot.publisher("front/image", Image, qos_profile_sensor_data)
     wait_until(lambda: robot.node.count_publishers("/front/image"))
     assert "incompatible QoS on /front/image: /other: " in camera.why_silent()
-    assert "deadline" in camera.why_silent().lower()
+    assert "best effort publisher" in camera.why_silent().lower()
+    assert "set camera.front.reliable to false" in camera.why_silent()
 
 
-def test_why_silent_nothing_wrong(robot: Robot, camera: cameras.Camera) -> None:
+def test_why_silent_nothing_wrong(robot: Robot, camera: Camera) -> None:
     robot.publisher("front/image")
     wait_until(lambda: robot.node.count_publishers("/front/image"))
     assert "no picture comes on /front/image though 1 publisher(s) fit" in camera.why_silent()
+    assert "camera.front.reliable" in camera.why_silent(), "the publisher is reliable"
 
 
 @pytest.mark.parametrize("reliability", list(QoSReliabilityPolicy)[1:3])
 @pytest.mark.parametrize("durability", list(QoSDurabilityPolicy)[1:3])
 def test_every_publisher_matches_and_only_the_newest_is_kept(
-    robot: Robot, camera: cameras.Camera, reliability: Any, durability: Any
+    robot: Robot, camera: Camera, reliability: Any, durability: Any
 ) -> None:
     qos = QoSProfile(depth=5, reliability=reliability, durability=durability)
     publisher = robot.publisher("front/image", Image, qos)
-    wait_until(lambda: publisher.get_subscription_count())
+    wait_until(publisher.get_subscription_count)
 
     def publish(number: int) -> bool:
         message = image_message(picture(number), f"number {number}")
