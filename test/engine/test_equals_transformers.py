@@ -80,8 +80,8 @@ def test_none_equals_generate(checkpoint, checkpoints):
 
 @needs_scout
 def test_none_equals_generate_with_scout(checkpoints):
-    scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:4]]
-    check_none(scout_folder(), "scout", checkpoints, [*scenes, *pictures()])
+    scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:2]]
+    check_none(scout_folder(), "scout", checkpoints, [*scenes, pictures()[0]])
 
 
 def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint, checkpoints):

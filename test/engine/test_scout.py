@@ -15,7 +15,7 @@ from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, make_selector
 
 BUDGETS = (192, 128, 64, 32, 16)
-PICTURES = 20
+PICTURES = 12
 pytestmark = pytest.mark.skipif(
     not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
 )
