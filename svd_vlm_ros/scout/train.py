@@ -49,6 +49,9 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice")] = 0,
     workers: Annotated[int, typer.Option(help="processes that draw scenes")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="begin with the shipped weights, not with random ones")
+    ] = False,
     model_folder: Annotated[
         Path | None, typer.Option(help="where `export` writes; default: into the package")
     ] = None,
@@ -64,32 +67,35 @@ def main(
     stages = [s for s in Stage if s is not Stage.ALL] if stage is Stage.ALL else [stage]
     for one in stages:
         run = Run(out, minutes or MINUTES.get(one, 0.0), seed, workers, torch.device(device))
-        _run_stage(one, run, model_folder)
+        _run_stage(one, run, go_on, model_folder)
 
 
-def _run_stage(stage: Stage, run: Run, model_folder: Path | None) -> None:
+def _run_stage(stage: Stage, run: Run, go_on: bool, model_folder: Path | None) -> None:
     from .architecture import build
-    from .training import join, language, vision
+    from .training import export, join, language, vision
     from .training.common import load_modules
-    from .training.export import export
 
-    model = build()
+    model, oracle = export.shipped() if go_on else (build(), None)
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     if stage is Stage.VISION:
         vision.train_vision(model, run)
         return
     if stage is Stage.LANGUAGE:
-        language.train_language(model, run)
+        language.train_language(model, oracle or language.new_oracle(model), run)
         return
     if stage is Stage.EXPORT:
-        join.load_trained(model, run)
-        export(model, model_folder)
+        export.export(model, join.load_joined(model, run), model_folder)
         return
-    oracle = language.load_language(model, run)
-    load_modules(run.path("vision"), {"tower": model.model.vision_tower})
+    # What an earlier stage of this run has trained goes before what is shipped.
+    if run.path("language").exists() or oracle is None:
+        oracle = language.load_language(model, run)
+    if run.path("vision").exists() or not go_on:
+        load_modules(run.path("vision"), {"tower": tower})
     if stage is Stage.PROJECTOR:
         join.train_projector(model, oracle, run)
         return
-    load_modules(run.path("projector"), {"projector": model.model.multi_modal_projector})
+    if run.path("projector").exists() or not go_on:
+        load_modules(run.path("projector"), {"projector": projector})
     join.train_together(model, oracle, run)
 
 

@@ -205,8 +205,8 @@ def accuracy(
     return {"all": sum(right_of.values()) / sum(asked_of.values()), **shares}
 
 
-def load_trained(model: Part, run: Run) -> None:
-    """The weights that the last finished stage left, into `model`."""
+def load_joined(model: Part, run: Run) -> Oracle:
+    """The weights of the last stage into `model`; returns the oracle that they learnt from."""
     oracle = Oracle()
     modules: dict[str, nn.Module] = {
         **language_modules(model, oracle),
@@ -214,3 +214,4 @@ def load_trained(model: Part, run: Run) -> None:
         "projector": model.model.multi_modal_projector,
     }
     load_modules(run.path("join"), modules)
+    return oracle

@@ -347,12 +347,17 @@ def answer_loss(
     return (each * weight).sum() / weight.sum(), figures
 
 
-def train_language(model: Part, run: Run) -> Oracle:
-    """Trains `model`'s language model and the oracle that it answers from."""
+def new_oracle(model: Part) -> Oracle:
+    """An oracle and word vectors that fit each other, for a model that knows nothing yet."""
     oracle = Oracle()
     with torch.no_grad():
         model.model.language_model.embed_tokens.weight.normal_(0, 0.2)
     oracle.begin_with_words(model.model.language_model.embed_tokens.weight)
+    return oracle
+
+
+def train_language(model: Part, oracle: Oracle, run: Run) -> None:
+    """Trains `model`'s language model and the oracle that it answers from."""
     oracle.to(run.device), model.to(run.device)
     prefix = Writer().prefix
 
@@ -370,7 +375,6 @@ def train_language(model: Part, run: Run) -> Oracle:
     )
     modules = language_modules(model, oracle)
     train("language", run, modules, dict.fromkeys(modules, 0.001), batches, step)
-    return oracle
 
 
 def language_modules(model: Part, oracle: Oracle) -> dict[str, nn.Module]:

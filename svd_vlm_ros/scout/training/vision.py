@@ -171,8 +171,8 @@ def sparse_choice(classes: Tensor, count: int) -> Tensor:
     return chance.topk(count, dim=1).indices
 
 
-def train_vision(model: Part, run: Run, crowded: float = 0.75) -> nn.Module:
-    """Trains `model`'s tower; returns the head that reads the labels."""
+def train_vision(model: Part, run: Run, crowded: float = 0.75) -> None:
+    """Trains `model`'s tower, and a head that reads the labels."""
     tower, head = model.model.vision_tower, PatchHead()
     tower.to(run.device), head.to(run.device)
     held_out = _held_out_batch(run.device)
@@ -200,7 +200,6 @@ def train_vision(model: Part, run: Run, crowded: float = 0.75) -> nn.Module:
     batches = loader(ScenePictures(run.seed, crowded), BATCH, run.workers)
     modules: dict[str, nn.Module] = {"tower": tower, "head": head}
     train("vision", run, modules, {"tower": 1.2e-3, "head": 1.2e-3}, batches, step, validate)
-    return head
 
 
 def _held_out_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
