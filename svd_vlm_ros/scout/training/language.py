@@ -41,7 +41,7 @@ WEIGHT = {
     "sign": 5.0,
     "count": 4.0,
     "exists color": 1.5,
-    "describe": 3.0,
+    "describe": 6.0,
     "nearest": 0.8,
     "color": 0.7,
     "where": 0.7,
