@@ -51,8 +51,8 @@ def generate_launch_description():
             "model",
             default_value="llava-hf/llava-1.5-7b-hf",
             description="scout (embedded, needs no download), a LLaVA-1.5 style hub id or folder, "
-            "random:tiny or random:llava-1.5-7b; a hub model must have been fetched by "
-            "'svd-vlm download'",
+            "random:tiny or random:llava-1.5-7b; a hub model must have been fetched by 'svd-vlm "
+            "download'",
         ),
         DeclareLaunchArgument(
             "precision",

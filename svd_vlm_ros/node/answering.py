@@ -116,9 +116,8 @@ class Answerer:
                 raise RequestError(
                     Status.ERROR,
                     f"Model '{engine.info.model}' has random weights, so that its answers mean "
-                    "nothing: load a "
-                    "trained one such as scout, or set allow_random_model to have them all the "
-                    "same.",
+                    "nothing: load a trained one such as scout, or set allow_random_model to have "
+                    "them all the same.",
                 )
             chosen = self.choose_frame(question)
             if chosen is None:
@@ -173,16 +172,14 @@ class Answerer:
         if _out_of_memory(error):
             _empty_device_cache()
             sentence = (
-                "The device ran out of memory: ask with fewer visual_tokens, or load the model "
-                "in a smaller "
-                "precision such as int4."
+                "The device ran out of memory: ask with fewer visual_tokens, or load the model in "
+                "a smaller precision such as int4."
             )
         else:
             reason = (str(error).splitlines() or [""])[0][:200]
             sentence = (
-                f"The model failed on this request ({type(error).__name__}: {reason}): try "
-                "again, and see the "
-                "node's log if it happens again."
+                f"The model failed on this request ({type(error).__name__}: {reason}): try again, "
+                "and see the node's log if it happens again."
             )
         return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
 
@@ -200,8 +197,8 @@ class Answerer:
         except UserError as error:
             raise RequestError(
                 Status.NO_IMAGE,
-                f"The newest picture of camera '{question.camera}' cannot be read: {error}; "
-                "check its driver.",
+                f"The newest picture of camera '{question.camera}' cannot be read: {error}; check "
+                "its driver.",
             ) from error
         converted = time.monotonic()
         try:

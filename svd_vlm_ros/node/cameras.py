@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.impl.implementation_singleton import rclpy_implementation as rcl
 from rclpy.qos import (
     QoSCompatibility,
     QoSDurabilityPolicy,
@@ -22,6 +24,7 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CompressedImage, Image
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.parameters import CameraSettings
 from svd_vlm_ros.node.requests import Frame
 
@@ -118,6 +121,22 @@ class Camera:
             f"{name}: no picture comes on {self.topic} though {len(fitting)} publisher(s) fit: "
             f"{advice}."
         )
+
+
+def subscribe(node: Node, wanted: Iterable[CameraSettings]) -> dict[str, Camera]:
+    """A camera for each of the settings, by name. Raises `UserError` on an impossible topic."""
+    cameras: dict[str, Camera] = {}
+    for settings in wanted:
+        try:
+            cameras[settings.name] = Camera(node, settings)
+        except (InvalidTopicNameException, rcl.RCLError) as error:  # or it has another type
+            for made in cameras.values():
+                made.destroy()
+            raise UserError(
+                f"Parameter camera.{settings.name}.topic is '{settings.topic}', to which the node "
+                f"cannot subscribe: {' '.join(str(error).split())}"
+            ) from error
+    return cameras
 
 
 def _is_reliable(info: Any) -> bool:

@@ -32,6 +32,13 @@ from svd_vlm_ros.node.picture_files import picture_size
 
 MAX_PIXELS = 50_000_000  # default of the limit below; 50 million pixels are 150 MB of RGB
 _PROBE_SECONDS = 30.0
+_PROBE = """
+import numpy as np
+from cv_bridge import CvBridge
+bridge, picture = CvBridge(), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+converted = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(picture, "bgr8"), "rgb8")
+raise SystemExit(0 if (converted == picture[..., ::-1]).all() else 1)
+"""
 
 
 @dataclass(frozen=True)
@@ -212,15 +219,9 @@ def cv_bridge_converter() -> Callable[[np.ndarray, str], np.ndarray] | None:
 
 def _cv_bridge_works() -> bool:
     """Whether another process converts one picture through cv_bridge and gets what OpenCV gives."""
-    probe = (
-        "import numpy as np; from cv_bridge import CvBridge; b = CvBridge();"
-        "p = np.arange(48, dtype=np.uint8).reshape(4, 4, 3);"
-        "q = b.imgmsg_to_cv2(b.cv2_to_imgmsg(p, 'bgr8'), 'rgb8');"
-        "raise SystemExit(0 if (q == p[..., ::-1]).all() else 1)"
-    )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", probe], capture_output=True, timeout=_PROBE_SECONDS, check=False
+            [sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return False

@@ -48,9 +48,8 @@ def load_sentence(model: str, error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return (
-            f"Model {model} does not fit into the device's memory: choose a smaller precision "
-            "such as int4, "
-            "another device, or a smaller model."
+            f"Model {model} does not fit into the device's memory: choose a smaller precision such "
+            "as int4, another device, or a smaller model."
         )
     reason = (str(error).splitlines() or [""])[0][:200]
     return (

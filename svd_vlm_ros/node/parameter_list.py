@@ -93,9 +93,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "model",
         "llava-hf/llava-1.5-7b-hf",
-        "Model: scout (embedded), a LLaVA-1.5 style hub id or folder, "
-        "random:tiny or random:llava-1.5-7b. A hub model must have been fetched by svd-vlm "
-        "download.",
+        "Model: scout (embedded), a LLaVA-1.5 style hub id or folder, random:tiny or "
+        "random:llava-1.5-7b. A hub model must have been fetched by svd-vlm download.",
         _AT_CONFIGURE,
     ),
     Spec(
@@ -175,8 +174,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "max_image_age",
         10.0,
-        "Seconds; a question gets STALE_IMAGE where the newest picture is older by its "
-        "stamp. 0: no limit.",
+        "Seconds; a question gets STALE_IMAGE where the newest picture is older by its stamp. 0: "
+        "no limit.",
         low=0.0,
         high=MAX_SECONDS,
     ),
@@ -198,8 +197,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "request_timeout",
         30.0,
-        "Seconds from the arrival of a request to its reply at the latest, where the "
-        "request sets none.",
+        "Seconds from the arrival of a request to its reply at the latest, where the request sets "
+        "none.",
         low=0.05,
         high=MAX_SECONDS,
     ),

@@ -164,8 +164,8 @@ def check_change(parameters: Iterable[Parameter], unconfigured: bool) -> None:
         if spec.when is When.CONFIGURE and not unconfigured:
             raise UserError(
                 f"Parameter {spec.name} can be set only while the node is unconfigured: take it "
-                "through "
-                "deactivate and cleanup before, and through configure and activate afterwards."
+                "through deactivate and cleanup before, and through configure and activate "
+                "afterwards."
             )
 
 
@@ -193,8 +193,7 @@ def _check_camera_names(names: list[str], given: Mapping[str, Parameter]) -> Non
         if not _CAMERA_NAME.fullmatch(name):
             raise UserError(
                 f"Parameter cameras names '{name[:60]}': a name begins with a letter and goes on "
-                "with letters, "
-                "digits and underscores."
+                "with letters, digits and underscores."
             )
         if names.count(name) > 1:
             raise UserError(
@@ -205,6 +204,5 @@ def _check_camera_names(names: list[str], given: Mapping[str, Parameter]) -> Non
         if match and match[1] not in names:
             raise UserError(
                 f"Parameter {name} is set, but cameras names only {', '.join(names)}: add "
-                f"'{match[1]}' there, "
-                "or remove it."
+                f"'{match[1]}' there, or remove it."
             )

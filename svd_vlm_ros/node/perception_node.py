@@ -29,18 +29,16 @@ from rclpy.parameter import Parameter
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import loading, parameters
 from svd_vlm_ros.node.answering import Answerer, refused
-from svd_vlm_ros.node.cameras import Camera
+from svd_vlm_ros.node.cameras import Camera, subscribe
 from svd_vlm_ros.node.descriptions import Descriptions
 from svd_vlm_ros.node.health import Health
 from svd_vlm_ros.node.inference import InferenceThread
 from svd_vlm_ros.node.lifecycle import UNCONFIGURED, BackgroundLifecycleNode
 from svd_vlm_ros.node.parameters import Settings
-from svd_vlm_ros.node.requests import RequestError, Status
-from svd_vlm_ros.node.service import AskService
+from svd_vlm_ros.node.service import DEACTIVATED, AskService
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo
-
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 FREE_WITHIN = 60.0  # s that cleanup waits for the model's memory
 CLOSE_WITHIN = 1.5  # s that the end of the process waits for its threads
@@ -160,7 +158,7 @@ class PerceptionNode(BackgroundLifecycleNode):
             self._declaring = False
         settings = self._settings = parameters.read(self)
         loading.check_model(settings.model)
-        cameras = {camera.name: Camera(self, camera) for camera in settings.cameras}
+        cameras = subscribe(self, settings.cameras)
         answerer = Answerer(cameras, self._ros_now, lambda: self.settings)
         self.get_logger().info(
             f"Loading {settings.model} in {settings.precision} on device {settings.device}."
@@ -174,8 +172,7 @@ class PerceptionNode(BackgroundLifecycleNode):
             if time.monotonic() - self.load_began > settings.load_timeout:
                 raise UserError(
                     f"Model {settings.model} was not loaded within {settings.load_timeout:g} s: "
-                    "raise the "
-                    "parameter load_timeout, or choose a smaller model."
+                    "raise the parameter load_timeout, or choose a smaller model."
                 )
         if inference.load_error is not None:
             if not isinstance(inference.load_error, UserError):
@@ -191,8 +188,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         )
         self.get_logger().info(
             f"Loaded {settings.model} on {self.engine.device} in {seconds:.1f} s; "
-            f"{settings.selector} keeps {kept} "
-            f"of {self.engine.visual_tokens_total}."
+            f"{settings.selector} keeps {kept} of {self.engine.visual_tokens_total}."
         )
         if self.engine.random_weights and not settings.allow_random_model:
             self.get_logger().warning(
@@ -205,11 +201,12 @@ class PerceptionNode(BackgroundLifecycleNode):
         serving, self.serving = self.serving, None
         self.descriptions.stop()
         if serving is not None:
-            sentence = (
-                "The node was deactivated before the model began: ask again when it is active."
-            )
-            for job in serving.inference.drain():
-                job.end(refused(RequestError(Status.NOT_ACTIVE, sentence)))
+            self._end_waiting(serving.inference)
+
+    @staticmethod
+    def _end_waiting(inference: InferenceThread) -> None:
+        for job in inference.drain():
+            job.end(refused(DEACTIVATED))
 
     def _release(self, seconds: float) -> None:
         """Let cameras and model go; the latter may take a while: a library may be at work."""
@@ -218,8 +215,10 @@ class PerceptionNode(BackgroundLifecycleNode):
             return
         for camera in configured.cameras.values():
             camera.destroy()
-        if not configured.inference.stop(seconds):
-            self._abandoned.append(configured.inference)
+        inference = configured.inference
+        if not inference.stop(seconds):
+            self._abandoned.append(inference)
+        self._end_waiting(inference)
         configured.answerer.scenes.clear()
 
     def _start_once(self) -> None:

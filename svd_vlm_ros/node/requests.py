@@ -139,8 +139,7 @@ def check_request(request: Any, limits: Limits) -> Question:
     if len(text) > limits.max_question_length:
         raise _bad(
             f"The question has {len(text)} characters, but {limits.max_question_length} is the "
-            "most: shorten "
-            "it, or raise the parameter max_question_length."
+            "most: shorten it, or raise the parameter max_question_length."
         )
     if "<image>" in text:
         raise _bad(
@@ -239,11 +238,9 @@ def choose_frame(
     if age > question.max_image_age:
         raise RequestError(
             Status.STALE_IMAGE,
-            f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp "
-            "(it arrived "
-            f"{now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the most: "
-            "check the camera "
-            "and its clock, or allow more by max_image_age.",
+            f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
+            f"arrived {now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the "
+            "most: check the camera and its clock, or allow more by max_image_age.",
         )
     return frame
 
@@ -267,8 +264,7 @@ def late_refusal(question: Question, frame: Frame | None, topic: str, begun: boo
         return RequestError(
             Status.STALE_IMAGE,
             f"Camera '{question.camera}' sent no picture from not_before or later {after}; the "
-            "newest is "
-            f"{behind:.3f} s older: check the camera and its clock.",
+            f"newest is {behind:.3f} s older: check the camera and its clock.",
         )
     return RequestError(
         Status.TIMEOUT,

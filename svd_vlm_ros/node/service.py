@@ -25,6 +25,10 @@ from svd_vlm_ros.srv import AskScene
 if TYPE_CHECKING:
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
+DEACTIVATED = RequestError(
+    Status.NOT_ACTIVE,
+    "The node was deactivated before the model began: ask again when it is active.",
+)
 LATE = 0.1  # s that the engine has after the deadline to hand over what it has said so far
 
 
@@ -81,6 +85,8 @@ class AskService:
                 f"{node.settings.queue_size} questions wait for the model already: ask later, or "
                 "raise queue_size.",
             ) from None
+        if node.serving is not serving:  # deactivated while this thread was here
+            job.end(refused(DEACTIVATED))
         timer = node.create_timer(
             question.timeout + LATE,
             lambda: job.end(serving.answerer.late(question, job)),

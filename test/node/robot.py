@@ -28,7 +28,7 @@ from svd_vlm_ros.node.perception_node import PerceptionNode
 from svd_vlm_ros.srv import AskScene
 
 TINY = {"model": "random:tiny", "precision": "fp32", "device": "cpu", "allow_random_model": True}
-PATIENCE = 60.0  # s; a bound against hanging, not a demand
+PATIENCE = 100.0  # s; a bound against hanging, not a demand
 RELIABLE = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 
 

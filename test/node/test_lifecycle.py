@@ -140,6 +140,8 @@ def test_a_transition_that_the_state_does_not_have(robot: Robot, manager: Manage
         ({"selector": "guess"}, "guess"),
         ({"device": "tpu"}, "tpu"),
         ({"cameras": ["camera", "left"]}, "camera.left.topic"),
+        ({"camera.camera.topic": "in valid"}, "camera.camera.topic is 'in valid'"),
+        ({"camera.camera.topic": "/rosout"}, "camera.camera.topic is '/rosout'"),
     ],
 )
 def test_configure_fails_with_its_reason(
