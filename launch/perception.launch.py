@@ -70,7 +70,7 @@ def generate_launch_description():
         ),
         DeclareLaunchArgument(
             "visual_tokens",
-            default_value="64",
+            default_value="192",
             description="visual tokens to keep of each picture, where energy is 0",
         ),
         DeclareLaunchArgument(

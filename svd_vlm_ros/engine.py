@@ -78,7 +78,7 @@ class SceneEngine:
         *,
         precision: str = "bf16",
         selector: str = "svd",
-        visual_tokens: int | float = 64,
+        visual_tokens: int | float = 192,
         token_cap: int = 192,
         device: str = "auto",
         aspect: str = "pad",

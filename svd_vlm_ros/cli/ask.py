@@ -17,7 +17,7 @@ def ask(
     model: options.Model = "scout",
     precision: options.PrecisionOption = options.Precision.BF16,
     selector: options.SelectorName = "svd",
-    visual_tokens: options.VisualTokens = "64",
+    visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
     choices: Annotated[

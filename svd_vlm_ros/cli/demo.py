@@ -90,7 +90,7 @@ def demo(
         int, typer.Option("--questions", min=1, max=100, help="How many questions.")
     ] = 8,
     precision: options.PrecisionOption = options.Precision.BF16,
-    visual_tokens: options.VisualTokens = "64",
+    visual_tokens: options.VisualTokens = "192",
     keep_picture: Annotated[
         options.MaybePath,
         typer.Option(

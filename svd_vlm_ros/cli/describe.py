@@ -22,7 +22,7 @@ def describe(
     model: options.Model = "scout",
     precision: options.PrecisionOption = options.Precision.BF16,
     selector: options.SelectorName = "svd",
-    visual_tokens: options.VisualTokens = "64",
+    visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
     max_new_tokens: options.MaxNewTokens = 128,

@@ -143,7 +143,7 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec(
         "visual_tokens",
-        64,
+        192,
         "Visual tokens to keep of each picture, where energy is 0.",
         low=1,
         high=65535,

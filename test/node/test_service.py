@@ -69,7 +69,7 @@ def busy(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Ev
     assert robot.result(future).status == Reply.OK
 
 
-def expected(pixels: np.ndarray, question: str = QUESTION, tokens: int = 64) -> str:
+def expected(pixels: np.ndarray, question: str = QUESTION, tokens: int = 192) -> str:
     engine = reference_engine()
     scene = engine.see(pixels, visual_tokens=tokens)
     return engine.ask(scene, question, max_new_tokens=LIMIT).text
@@ -111,8 +111,8 @@ def test_stats(robot: Robot) -> None:
     first, second = robot.ask(), robot.ask()
     stats = first.stats
     assert (stats.model, stats.precision, stats.selector) == ("random:tiny", "fp32", "svd")
-    assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (64, 576)
-    assert 64 < stats.prompt_tokens < 200
+    assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (192, 576)
+    assert 192 < stats.prompt_tokens < 330
     assert 0 < stats.answer_tokens <= LIMIT
     assert stats.encode_seconds > 0
     assert stats.select_seconds > 0

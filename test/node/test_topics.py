@@ -53,7 +53,7 @@ def test_descriptions_of_each_camera(robot: Robot) -> None:
         wanted = engine.ask(engine.see(picture(number)), "what is the ground?", max_new_tokens=8)
         assert said.text == wanted.text
         assert said.confidence == pytest.approx(wanted.confidence, rel=1e-4)
-        assert said.stats.visual_tokens_kept == 64
+        assert said.stats.visual_tokens_kept == 192
     # One description a picture, however many periods pass.
     assert robot.ask(camera="rear").status == AskScene.Response.OK
     assert len(got) == len({said.header.stamp.nanosec for said in got}) == 3
@@ -111,7 +111,7 @@ def test_diagnostics(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(lambda: facts("perception: model").get("lifecycle state") == "active")
     assert status("perception: model").level == DiagnosticStatus.OK
     assert status("perception: model").hardware_id == "cpu"
-    assert facts("perception: model")["visual tokens"] == "64 of 576"
+    assert facts("perception: model")["visual tokens"] == "192 of 576"
     silent = wait_until(
         lambda: (
             (found := status("perception: camera camera"))
