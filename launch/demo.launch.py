@@ -24,7 +24,9 @@ def generate_launch_description():
             choices=["fp32", "bf16", "fp16", "int8", "int4"],
         ),
         DeclareLaunchArgument(
-            "visual_tokens", default_value="192", description="visual tokens to keep of each picture"
+            "visual_tokens",
+            default_value="192",
+            description="visual tokens to keep of each picture",
         ),
         DeclareLaunchArgument(
             "rate", default_value="5.0", description="pictures a second of the simulated camera"
