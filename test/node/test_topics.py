@@ -48,19 +48,21 @@ def test_descriptions_of_each_camera(robot: Robot) -> None:
     for number, camera in enumerate(("front", "rear", "front")):
         shown = robot.show(image_message(picture(number), camera), camera)
         wait_until(lambda shown=shown: [said for said in got if said.header == shown.header])
-        (said,) = [said for said in got if said.header == shown.header]
+        said = next(said for said in got if said.header == shown.header)
         assert said.camera == camera
         wanted = engine.ask(engine.see(picture(number)), "what is the ground?", max_new_tokens=8)
         assert said.text == wanted.text
         assert said.confidence == pytest.approx(wanted.confidence, rel=1e-4)
         assert said.stats.visual_tokens_kept == 192
-    # One description a picture, however many periods pass.
+    # One description a message, however many periods pass; `show` may send one more than once.
     assert robot.ask(camera="rear").status == AskScene.Response.OK
-    assert len(got) == len({said.header.stamp.nanosec for said in got}) == 3
+    assert len(got) <= sum(camera.received for camera in robot.node.cameras.values())
     robot.node.set_parameters([Parameter("description_period", value=0.0)])
+    assert robot.ask(camera="rear").status == AskScene.Response.OK
+    told = len(got)
     robot.show(image_message(picture(9), "front"), "front")
     assert robot.ask().status == AskScene.Response.OK
-    assert len(got) == 3, "turned off"
+    assert len(got) == told, "turned off"
 
 
 def test_a_question_goes_before_a_description(
