@@ -38,7 +38,7 @@ class Descriptions:
         self._node = node
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer: Timer | None = None
-        self._jobs: dict[str, Job[Reply]] = {}
+        self._under_way: set[str] = set()  # cameras whose description `_finish` has not seen yet
         self._described: dict[str, object] = {}  # the message that was described last
         self._publisher = node.create_lifecycle_publisher(
             SceneDescription, "scene_description", QUEUE
@@ -61,9 +61,8 @@ class Descriptions:
         if serving is None or self._node.refuses_random_model:
             return
         for camera in serving.cameras.values():
-            job = self._jobs.get(camera.name)
             latest = camera.latest
-            if job is not None and not job.ended:
+            if camera.name in self._under_way:
                 continue  # the model is slower than the period
             if latest is not None and latest.message is not self._described.get(camera.name):
                 self._describe(serving, camera)
@@ -83,19 +82,22 @@ class Descriptions:
             lambda engine, job: serving.answerer.answer(engine, job, question),
             priority=Priority.DESCRIPTION,
             failed=lambda error: serving.answerer.failed(error, question),
-            on_end=functools.partial(node.in_executor, self._finish),
+            on_end=functools.partial(
+                node.in_executor, functools.partial(self._finish, camera.name)
+            ),
             ready=lambda: serving.answerer.ready(question),
         )
+        self._under_way.add(camera.name)
         try:
             serving.inference.submit(job, limit=len(serving.cameras))
         except QueueFullError:
-            return
-        self._jobs[camera.name] = job
+            self._under_way.discard(camera.name)
 
-    def _finish(self, reply: Reply) -> None:
+    def _finish(self, camera: str, reply: Reply) -> None:
         """On the executor's thread: publish, or remember why not."""
+        self._under_way.discard(camera)
         if reply.frame is not None and reply.status is not Status.CANCELED:
-            self._described[reply.camera] = reply.frame.message
+            self._described[camera] = reply.frame.message
         if reply.status is Status.OK:
             self._publisher.publish(description_message(reply, self._node.settings))
         if reply.status not in _QUIET:

@@ -89,6 +89,30 @@ def test_a_question_goes_before_a_description(
     assert not got
 
 
+def test_descriptions_after_deactivate(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one was under way, and another camera's was waiting."""
+    began, release = threading.Event(), threading.Event()
+    describe = SceneEngine.describe
+
+    def held(*args: Any, **options: Any) -> Any:
+        began.set()
+        release.wait(60)
+        return describe(*args, **options)
+
+    monkeypatch.setattr(SceneEngine, "describe", held)
+    topics = {"camera.front.topic": "front/image", "camera.rear.topic": "rear/image"}
+    robot.start(description_period=0.05, cameras=["front", "rear"], **topics)
+    got = listen(robot, SceneDescription, "scene_description")
+    for camera in ("front", "rear"):
+        robot.show(image_message(picture(1), camera), camera)
+    assert began.wait(60)
+    wait_until(lambda: robot.node.inference.waiting() == 1)
+    robot.node.trigger_deactivate()
+    release.set()
+    robot.node.trigger_activate()
+    wait_until(lambda: {said.camera for said in got} == {"front", "rear"})
+
+
 def test_random_models_do_not_describe(robot: Robot) -> None:
     robot.start(description_period=0.05, allow_random_model=False)
     got = listen(robot, SceneDescription, "scene_description")
