@@ -78,7 +78,7 @@ def _run_stage(stage: Stage, run: Run, go_on: bool, model_folder: Path | None) -
     model, oracle = export.shipped() if go_on else (build(), None)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     if stage is Stage.VISION:
-        vision.train_vision(model, run)
+        vision.train_vision(model, run, rate=5e-4 if go_on else 1.2e-3)
         return
     if stage is Stage.LANGUAGE:
         language.train_language(model, oracle or language.new_oracle(model), run)

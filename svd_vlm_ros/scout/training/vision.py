@@ -5,6 +5,9 @@ Crowded scenes carry three times the object patches of the world's normal ones, 
 faster; they make up most of the stage's first half. Most background patches are left out of the
 sequence then (as FLIP does), which halves the cost of a picture; the last part of the stage sees
 every patch.
+
+CLS learns to say what the picture shows, as CLIP's CLS does from captions. Scout's answers never
+use it, but the selectors that ask what CLS attends to would find nothing in an untrained one.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..architecture import VISION_WIDTH
 from ..labels import ATTRIBUTES, CLASSES, GROUPS, MEASURED, patch_labels, waves
 from ..render import render
-from ..world import KINDS, sample_scene
+from ..world import COLORS, GROUNDS, KINDS, SKIES, sample_scene
 from .common import Part, Run, pixel_values, train, training_seed
 
 BATCH = 24
@@ -47,6 +50,43 @@ class PatchHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [..., 192] to attributes [..., ATTRIBUTES]."""
         return self.out(self.norm(features))
+
+
+NAMES = len(KINDS) * len(COLORS)
+CAPTION = NAMES + len(GROUNDS) + len(SKIES)
+CAPTION_WEIGHT = 4.0  # the mean is taken over many names, most of them plainly absent
+
+
+class CaptionHead(nn.Module):
+    """Reads off CLS what a picture shows: [..., 192] to the logits of `CAPTION` things, coloured
+    objects first.
+    """
+
+    def __init__(self, width: int = VISION_WIDTH) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, CAPTION)
+        nn.init.constant_(self.out.bias, -3.0)  # most things are not in most pictures
+
+    def forward(self, cls: Tensor) -> Tensor:
+        """CLS rows [..., 192] to logits [..., CAPTION]."""
+        return self.out(self.norm(cls))
+
+
+def caption(classes: Tensor) -> Tensor:
+    """What each of B pictures shows, from its patches' labels: int64 [B, 576, groups] to float
+    [B, CAPTION] of 0 and 1.
+    """
+    kind, color, ground, sky = classes[..., 0], classes[..., 1], classes[..., 6], classes[..., 7]
+    shown = classes.new_zeros((len(classes), CAPTION + 1), dtype=torch.float32)
+    nothing = torch.full_like(kind, CAPTION)  # a column that is cut off
+    for index in (
+        torch.where(kind < len(KINDS), kind * len(COLORS) + color, nothing),
+        torch.where(ground < len(GROUNDS), NAMES + ground, nothing),
+        torch.where(sky < len(SKIES), NAMES + len(GROUNDS) + sky, nothing),
+    ):
+        shown.scatter_(1, index, 1.0)
+    return shown[:, :CAPTION]
 
 
 class ScenePictures(IterableDataset):
@@ -114,11 +154,16 @@ def loader(dataset: IterableDataset, batch: int, workers: int) -> Iterator:
     )
 
 
-def tower_features(tower: Part, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Layer -2 of the tower without CLS.
+def tower_features(tower: Part, pixels: Tensor) -> Tensor:
+    """Layer -2 of the tower without CLS: float [B, 3, 336, 336] to [B, 576, 192]."""
+    return tower_rows(tower, pixels)[:, 1:]
+
+
+def tower_rows(tower: Part, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Layer -2 of the tower, CLS first.
 
     pixels: float [B, 3, 336, 336]; keep: int64 [B, K], patches that are shown to it, or None for
-    all. Returns [B, K or 576, 192].
+    all. Returns [B, 1 + (K or 576), 192].
     """
     hidden = tower.embeddings(pixels)
     if keep is not None:
@@ -127,7 +172,7 @@ def tower_features(tower: Part, pixels: Tensor, keep: Tensor | None = None) -> T
     hidden = tower.pre_layrnorm(hidden)
     for layer in tower.encoder.layers[:-1]:
         hidden = layer(hidden, attention_mask=None)
-    return hidden[:, 1:]
+    return hidden
 
 
 def attribute_loss(
@@ -171,35 +216,49 @@ def sparse_choice(classes: Tensor, count: int) -> Tensor:
     return chance.topk(count, dim=1).indices
 
 
-def train_vision(model: Part, run: Run, crowded: float = 0.75) -> None:
-    """Trains `model`'s tower, and a head that reads the labels."""
-    tower, head = model.model.vision_tower, PatchHead()
-    tower.to(run.device), head.to(run.device)
+def train_vision(model: Part, run: Run, crowded: float = 0.75, rate: float = 1.2e-3) -> None:
+    """Trains `model`'s tower, and two heads that read the labels off patches and off CLS.
+
+    Args:
+        model: scout.
+        run: for how long, and where to.
+        crowded: share of the pictures with many objects.
+        rate: the tower's peak learning rate; lower for one that knows something already.
+    """
+    tower, head, caption_head = model.model.vision_tower, PatchHead(), CaptionHead()
+    for part in (tower, head, caption_head):
+        part.to(run.device)
     held_out = _held_out_batch(run.device)
 
-    def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
-        pictures, classes, measures = (x.to(run.device) for x in batch)
-        keep = sparse_choice(classes, SPARSE_PATCHES) if share < SPARSE_UNTIL else None
-        with torch.autocast(run.device.type, torch.bfloat16):
-            out = head(tower_features(tower, pixel_values(pictures), keep)).float()
+    def losses(batch: Any, keep: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        pictures, classes, measures = batch
+        shows = caption(classes)
         if keep is not None:
             classes = classes.gather(1, keep[..., None].expand(-1, -1, classes.shape[-1]))
             measures = measures.gather(1, keep[..., None].expand(-1, -1, measures.shape[-1]))
-        return attribute_loss(out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1))
+        with torch.autocast(run.device.type, torch.bfloat16):
+            rows = tower_rows(tower, pixel_values(pictures), keep)
+            out, said = head(rows[:, 1:]).float(), caption_head(rows[:, 0]).float()
+        loss, figures = attribute_loss(
+            out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1)
+        )
+        figures["caption"] = ((said > 0) == (shows > 0)).all(dim=1).float().mean().item()
+        captioned = F.binary_cross_entropy_with_logits(said, shows)
+        return loss + CAPTION_WEIGHT * captioned, figures
+
+    def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
+        found = tuple(x.to(run.device) for x in batch)
+        sparse = share < SPARSE_UNTIL
+        return losses(found, sparse_choice(found[1], SPARSE_PATCHES) if sparse else None)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
-        pictures, classes, measures = held_out
-        with torch.autocast(run.device.type, torch.bfloat16):
-            out = head(tower_features(tower, pixel_values(pictures))).float()
-        _, figures = attribute_loss(
-            out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1)
-        )
-        return {f"new {name}": value for name, value in figures.items()}
+        return {f"new {name}": value for name, value in losses(held_out, None)[1].items()}
 
     batches = loader(ScenePictures(run.seed, crowded), BATCH, run.workers)
-    modules: dict[str, nn.Module] = {"tower": tower, "head": head}
-    train("vision", run, modules, {"tower": 1.2e-3, "head": 1.2e-3}, batches, step, validate)
+    modules: dict[str, nn.Module] = {"tower": tower, "head": head, "caption": caption_head}
+    rates = {"tower": rate, "head": 1.2e-3, "caption": 1.2e-3}
+    train("vision", run, modules, rates, batches, step, validate)
 
 
 def _held_out_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
