@@ -16,6 +16,8 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,11 +36,11 @@ from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.language import LanguageModel
 from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava, load_llava
 from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
-from svd_vlm_ros.llava.preprocess import ASPECTS, Picture, check_image, preprocess
+from svd_vlm_ros.llava.preprocess import ASPECTS, Framing, Picture, check_image, preprocess
 from svd_vlm_ros.llava.projector import Projector
 from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
 from svd_vlm_ros.llava.vision import VisionTower
-from svd_vlm_ros.selection import Selector, VisualFeatures, make_budget, make_selector
+from svd_vlm_ros.selection import Budget, Selector, VisualFeatures, make_budget, make_selector
 
 __all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
 
@@ -151,15 +153,81 @@ class SceneEngine:
             UserError: the picture or the budget can't be used.
         """
         check_image(image)
-        if visual_tokens is None:
-            visual_tokens = self.info.visual_tokens
-        budget = make_budget(visual_tokens, self.info.token_cap)
-        loaded = self._open()
-        watch = Stopwatch(loaded.device)
+        budget = self._budget(visual_tokens)
+        watch = Stopwatch(self._open().device)
         picture = self._frame(image)
         preprocess_seconds = watch.lap()
         features = self._look(picture)
+        shape = (image.shape[0], image.shape[1], image.shape[2])
         encode_seconds = watch.lap()
+        return self._scene(
+            features, budget, picture.framing, shape, watch, preprocess_seconds, encode_seconds
+        )
+
+    @torch.inference_mode()
+    def see_features(
+        self,
+        features: VisualFeatures,
+        framing: Framing,
+        image_shape: tuple[int, int, int],
+        *,
+        visual_tokens: int | float | None = None,
+    ) -> Scene:
+        """`see` from features that were computed before, so that selectors share one encoding.
+
+        Args:
+            features: of this engine's model, from `features`.
+            framing: where the patches lie in the picture, from `preprocess`.
+            image_shape: height, width and channels of the picture.
+            visual_tokens: another budget than the engine's.
+
+        Raises:
+            UserError: the budget can't be used.
+        """
+        budget = self._budget(visual_tokens)
+        watch = Stopwatch(self._open().device)
+        return self._scene(features, budget, framing, image_shape, watch)
+
+    def use_selector(
+        self,
+        name: str,
+        *,
+        visual_tokens: int | float | None = None,
+        token_cap: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Choose tokens by another rule from now on. Scenes made before stay valid.
+
+        Args:
+            name: one of `svd_vlm_ros.selection.selector_names()`.
+            visual_tokens: the new standard budget; None: as it is.
+            token_cap: see `load`; None: as it is.
+            options: see `make_selector`.
+
+        Raises:
+            UserError: the name, an option or the budget can't be used; nothing has changed then.
+        """
+        tokens = self.info.visual_tokens if visual_tokens is None else visual_tokens
+        cap = self.info.token_cap if token_cap is None else token_cap
+        make_budget(tokens, cap)
+        self._selector = make_selector(name, **options)
+        self.info = replace(self.info, selector=name, visual_tokens=tokens, token_cap=cap)
+
+    def _budget(self, visual_tokens: int | float | None) -> Budget:
+        if visual_tokens is None:
+            visual_tokens = self.info.visual_tokens
+        return make_budget(visual_tokens, self.info.token_cap)
+
+    def _scene(
+        self,
+        features: VisualFeatures,
+        budget: Budget,
+        framing: Framing,
+        image_shape: tuple[int, int, int],
+        watch: Stopwatch,
+        preprocess_seconds: float = 0.0,
+        encode_seconds: float = 0.0,
+    ) -> Scene:
         selection = self._selector(features, budget)
         select_seconds = watch.lap()
         tokens = self._projector(features, selection)
@@ -171,8 +239,8 @@ class SceneEngine:
             tokens_kept=len(tokens),
             tokens_total=len(features),
             grid=features.grid,
-            image_shape=(image.shape[0], image.shape[1], image.shape[2]),
-            framing=picture.framing,
+            image_shape=image_shape,
+            framing=framing,
             prefix=prefix,
             timings=SceneTimings(
                 preprocess=preprocess_seconds,
@@ -221,6 +289,7 @@ class SceneEngine:
         loaded = self._open()
         watch = Stopwatch(loaded.device)
         ids = self._prompt.after(question)
+        assert scene.prefix is not None
         self._check_room(scene, len(ids), max_new_tokens)
         tokens: list[int] = []
         chances: list[float] = []
@@ -253,6 +322,8 @@ class SceneEngine:
             answer_tokens=len(tokens),
             token_ids=tuple(tokens),
             timings=AnswerTimings(prefill, watch.lap(), first_token, watch.total()),
+            selection=scene.selection,
+            layer_tokens=self._layer_tokens(scene),
         )
 
     @torch.inference_mode()
@@ -278,6 +349,7 @@ class SceneEngine:
             raise UserError("Give two or more choices to choose among.")
         watch = Stopwatch(loaded.device)
         ids = self._prompt.after(question)
+        assert scene.prefix is not None
         texts = [self._prompt.answer(question, choice) for choice in choices]
         if len({choice.strip() for choice in choices}) < len(choices):
             raise UserError("Two of the choices are the same.")
@@ -296,7 +368,56 @@ class SceneEngine:
             answer_tokens=len(texts[best]),
             token_ids=texts[best],
             timings=AnswerTimings(seconds, 0.0, seconds, watch.total()),
+            selection=scene.selection,
+            layer_tokens=self._layer_tokens(scene),
         )
+
+    def ask_many(
+        self,
+        scene: Scene,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int | Sequence[int] = 64,
+        should_stop: Callable[[int], str | None] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Answer]:
+        """Answer several questions on one scene; each answer is that of `ask` alone.
+
+        Args:
+            scene: of this engine. It is not changed.
+            questions: as in `ask`; they may repeat.
+            max_new_tokens: the longest answer, of all or of each question.
+            should_stop: called with a question's index before each of its tokens.
+            on_text: called with a question's index and its text so far after each of its tokens.
+
+        Raises:
+            UserError: as `ask`, for any of the questions; none is answered then.
+        """
+        limits = (
+            [max_new_tokens] * len(questions) if isinstance(max_new_tokens, int) else max_new_tokens
+        )
+        return [
+            self.ask(
+                scene,
+                question,
+                max_new_tokens=limit,
+                should_stop=partial(should_stop, index) if should_stop else None,
+                on_text=partial(on_text, index) if on_text else None,
+            )
+            for index, (question, limit) in enumerate(zip(questions, limits, strict=True))
+        ]
+
+    def choose_many(self, scene: Scene, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Answer]:
+        """Choose among answers for several questions; each result is that of `choose` alone.
+
+        Args:
+            scene: of this engine. It is not changed.
+            asked: questions with their choices.
+
+        Raises:
+            UserError: as `choose`, for any of the questions.
+        """
+        return [self.choose(scene, question, choices) for question, choices in asked]
 
     def describe(self, scene: Scene, prompt: str | None = None, **as_ask: Any) -> Answer:
         """Describe a scene: `ask` with a standing prompt, or with one of yours."""
@@ -347,7 +468,11 @@ class SceneEngine:
             )
         return features
 
+    def _layer_tokens(self, scene: Scene) -> tuple[int, ...]:
+        return (scene.tokens_kept,) * text_config(self._open().model.config).num_hidden_layers
+
     def _check_room(self, scene: Scene, asked: int, answered: int) -> None:
+        assert scene.prefix is not None
         room = self.info.context - scene.prefix.length - answered
         if asked > room:
             raise UserError(

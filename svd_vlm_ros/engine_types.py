@@ -35,6 +35,8 @@ class EngineInfo:
         random_weights: the answers mean nothing.
         weight_bytes: memory of the weights, buffers and quantization constants included.
         quantized_layers: {component: (quantized linear layers, all linear layers)}.
+        shareable: a scene may be asked many questions at the cost of one. Not so where the selector
+            looks at the question: then every question chooses its own visual tokens.
     """
 
     model: str
@@ -52,6 +54,7 @@ class EngineInfo:
     random_weights: bool
     weight_bytes: int
     quantized_layers: dict[str, tuple[int, int]]
+    shareable: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,24 +81,31 @@ class Scene:
     is let go.
 
     Attributes:
-        selection: the kept patches and the scores of all.
-        tokens_kept: visual tokens that the language model reads.
+        selection: the kept patches and the scores of all; None where the scene is not shareable.
+        tokens_kept: visual tokens that the language model reads, or as many as a question may
+            choose where the scene is not shareable.
         tokens_total: patches of the picture, padding included.
         grid: rows and columns of patches.
         image_shape: height, width and channels of the source picture.
         framing: where the patches lie in the source picture.
-        prefix: what the language model remembers of system prompt and picture.
+        prefix: what the language model remembers of system prompt and picture; None where the
+            scene is not shareable.
         timings: what it took to make.
     """
 
-    selection: Selection
+    selection: Selection | None
     tokens_kept: int
     tokens_total: int
     grid: tuple[int, int]
     image_shape: tuple[int, int, int]
     framing: Framing
-    prefix: Prefix
+    prefix: Prefix | None
     timings: SceneTimings
+
+    @property
+    def shareable(self) -> bool:
+        """Whether questions share what was computed; else each selects and prefills for itself."""
+        return self.prefix is not None
 
     def patch_box(self, index: int) -> Box:
         """What a patch shows: x0, y0, x1, y1 in pixels of the source picture, x1, y1 exclusive.
@@ -114,12 +124,16 @@ class AnswerTimings:
         decode: writing the tokens after the first.
         first_token: from the call until the first token was known.
         total: the whole call.
+        select: choosing this question's visual tokens; 0.0 where the scene is shared.
+        project: projecting them; 0.0 where the scene is shared.
     """
 
     prefill: float
     decode: float
     first_token: float
     total: float
+    select: float = 0.0
+    project: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,8 @@ class Answer:
         answer_tokens: tokens of the answer, without the end token.
         token_ids: those tokens.
         timings: what it took.
+        selection: the visual tokens that this answer looked at.
+        layer_tokens: visual tokens that each layer of the language model read.
     """
 
     text: str
@@ -148,6 +164,8 @@ class Answer:
     answer_tokens: int
     token_ids: tuple[int, ...]
     timings: AnswerTimings
+    selection: Selection | None = None
+    layer_tokens: tuple[int, ...] = ()
 
 
 class Stopwatch:

@@ -39,8 +39,8 @@ def seconds_of(scene: Scene, answer: Answer, load: float) -> dict[str, float]:
         "load": load,
         "preprocess": made["preprocess"],
         "encode": made["encode"],
-        "select": made["select"],
-        "project": made["project"],
+        "select": made["select"] + said["select"],
+        "project": made["project"] + said["project"],
         "prefill_scene": made["prefill"],
         "prefill_question": said["prefill"],
         "decode": said["decode"],
@@ -111,5 +111,6 @@ def write_overlay(
     """Draw the kept patches and the answer over the picture and write it to a file."""
     from svd_vlm_ros.overlay import draw_overlay
 
-    boxes = [scene.patch_box(index) for index in scene.selection.indices.tolist()]
+    kept = answer.selection.indices.tolist() if answer.selection else ()
+    boxes = [scene.patch_box(index) for index in kept]
     write_picture(path, draw_overlay(picture, boxes, question, answer.text))
