@@ -4,59 +4,103 @@
     select = make_selector("svd")
     selection = select(VisualFeatures(patches, grid=(24, 24)), Budget(tokens=64))
 
-One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one.
+One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one. What
+acts before the language model is here, what acts between its layers in `selection/inside/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import importlib.util
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.baselines import KeepAll, RandomChoice, RowNorm, UniformGrid
 from svd_vlm_ros.selection.interface import (
+    NEEDS,
     Budget,
+    Encoder,
+    ImageText,
+    Need,
     Selection,
     Selector,
     VisualFeatures,
+    looks_at_question,
     make_budget,
 )
 from svd_vlm_ros.selection.svd import SvdPrune
 
 __all__ = [
+    "NEEDS",
     "Budget",
+    "Encoder",
+    "ImageText",
+    "Need",
     "Selection",
     "Selector",
     "VisualFeatures",
+    "looks_at_question",
     "make_budget",
     "make_selector",
+    "selector_kind",
     "selector_names",
 ]
 
-_REGISTRY: dict[str, Callable[..., Selector]] = {
-    cls.name: cls for cls in (SvdPrune, KeepAll, RandomChoice, UniformGrid, RowNorm)
-}
+Kind = Literal["before", "inside"]
+
+# A new selector is one line here.
+_BEFORE: tuple[type[Any], ...] = (
+    SvdPrune,
+    KeepAll,
+    RandomChoice,
+    UniformGrid,
+    RowNorm,
+)
 
 
-def selector_names() -> list[str]:
-    """The names that `make_selector` knows, the default first."""
-    return list(_REGISTRY)
+def _registry(kind: Kind) -> dict[str, type[Any]]:
+    classes = _BEFORE
+    if kind == "inside":
+        if importlib.util.find_spec("svd_vlm_ros.selection.inside") is None:
+            return {}
+        classes = importlib.import_module("svd_vlm_ros.selection.inside").SELECTORS
+    return {cls.name: cls for cls in classes}
 
 
-def make_selector(name: str, **options: Any) -> Selector:
+def selector_names(kind: Literal["all"] | Kind = "all") -> list[str]:
+    """The names that `make_selector` knows, the default first.
+
+    Args:
+        kind: "before" the language model, "inside" it, or "all".
+    """
+    kinds: tuple[Kind, ...] = ("before", "inside") if kind == "all" else (kind,)
+    return [name for each in kinds for name in _registry(each)]
+
+
+def selector_kind(name: str) -> Kind:
+    """Whether a selector acts before or inside the language model. `UserError`: there is none."""
+    if name in _registry("before"):
+        return "before"
+    if name in _registry("inside"):
+        return "inside"
+    raise UserError(f"There is no selector '{name}': take one of {', '.join(selector_names())}.")
+
+
+def make_selector(name: str, **options: Any) -> Any:
     """Make a selector by its name.
 
     Args:
         name: one of `selector_names()`.
         options: what the selector's class takes, e.g. `rank="budget"` for `svd`.
 
+    Returns:
+        A `Selector`, or for names of the kind "inside" an `InsideSelector`.
+
     Raises:
         UserError: the name or an option is not known, or an option's value is out of range.
     """
-    if name not in _REGISTRY:
-        raise UserError(f"There is no selector '{name}': take one of {', '.join(_REGISTRY)}.")
-    made = _REGISTRY[name]
+    made = _registry(selector_kind(name))[name]
     known: list[str] = [field.name for field in fields(made)] if is_dataclass(made) else []
     unknown = sorted(set(options) - set(known))
     if unknown:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures, keep_highest
+from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures, keep_highest
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class KeepAll:
     """
 
     name: ClassVar[str] = "none"
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep all; the scores are 1 / n on the n valid patches."""
@@ -43,6 +44,7 @@ class RandomChoice:
     """
 
     name: ClassVar[str] = "random"
+    needs: ClassVar[frozenset[Need]] = frozenset()
     seed: int = 0
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
@@ -64,6 +66,7 @@ class UniformGrid:
     """
 
     name: ClassVar[str] = "grid"
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Spread patches. The scores fall linearly along the ranking."""
@@ -80,6 +83,7 @@ class RowNorm:
     """Keep the patches with the largest features, measured by their Euclidean norm."""
 
     name: ClassVar[str] = "norm"
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep the largest. The scores are the norms, scaled to a sum of 1."""

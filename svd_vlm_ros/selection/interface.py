@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a selector is given and what it returns; the two rules for turning scores into a selection.
 
+What it is given of a picture, `VisualFeatures`, is in `selection/features.py`.
+
 A selector is a pure function on tensors: it knows no model, keeps no state and changes none of its
 inputs. `docs/selectors.md` shows how to add one.
 """
@@ -14,45 +16,34 @@ import torch
 from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection.features import (
+    NEEDS,
+    QUESTION_NEEDS,
+    Encoder,
+    ImageText,
+    Need,
+    VisualFeatures,
+)
+
+__all__ = [
+    "NEEDS",
+    "QUESTION_NEEDS",
+    "Budget",
+    "Encoder",
+    "ImageText",
+    "Need",
+    "Selection",
+    "Selector",
+    "VisualFeatures",
+    "count_to_keep",
+    "keep_highest",
+    "looks_at_question",
+    "make_budget",
+]
 
 # Scores sum to 1 over a picture. Two scores closer than this are the same score: it is far above
 # what rounding in float64 leaves behind (1e-15) and far below what tells two patches apart (1e-7).
 SCORE_RESOLUTION = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class VisualFeatures:
-    """The patches of one picture as the vision tower sees them.
-
-    Attributes:
-        patches: float [N, D], the output of the tower's layer -2 without CLS, in raster order.
-        grid: rows and columns of patches; rows * columns == N.
-        valid: bool [N], False where a patch shows only padding; None: all patches are valid.
-    """
-
-    patches: Tensor
-    grid: tuple[int, int]
-    valid: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.patches.ndim != 2 or not self.patches.is_floating_point():
-            raise ValueError(f"patches must be a float tensor [N, D], not {self.patches.shape}")
-        if self.grid[0] * self.grid[1] != len(self):
-            raise ValueError(f"a grid of {self.grid} does not hold {len(self)} patches")
-        if self.valid is not None:
-            if self.valid.dtype != torch.bool or self.valid.shape != (len(self),):
-                raise ValueError(f"valid must be a bool tensor [{len(self)}]")
-            if not bool(self.valid.any()):
-                raise ValueError("no patch is valid")
-
-    def __len__(self) -> int:
-        return int(self.patches.shape[0])
-
-    def valid_indices(self) -> Tensor:
-        """The indices of the patches that show some of the picture: int64 [n], ascending."""
-        if self.valid is None:
-            return torch.arange(len(self), device=self.patches.device)
-        return torch.nonzero(self.valid).flatten()
 
 
 @dataclass(frozen=True)
@@ -90,17 +81,29 @@ def make_budget(visual_tokens: int | float, token_cap: int) -> Budget:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a selector kept.
+    """What a selector kept: k tokens, in the order of their patches.
 
     Attributes:
-        indices: int64 [k], ascending (raster order), on the device of the features.
+        indices: int64 [k], ascending (raster order), on the device of the features: the kept
+            patches. Of a method that merges: for each token the patch that stands for it.
         scores: float32 [N] for display; they sum to 1 and are 0 on invalid patches.
-        merge: reserved for methods that merge patches; None: the kept rows as they are.
+        merge: of a method that merges: sparse float32 [k, 1 + N], row t is how token t is made of
+            CLS (column 0) and the patches (column 1 + i). None: the kept patches as they are.
+        features: of a method that has made the tokens itself, inside the encoder: float [k, D].
+            They go before `merge`, which then tells what they were made of, for display.
     """
 
     indices: Tensor
     scores: Tensor
     merge: Tensor | None = None
+    features: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count, patches = len(self), int(self.scores.shape[0])
+        if self.merge is not None and self.merge.shape != (count, 1 + patches):
+            raise ValueError(f"merge must be [{count}, {1 + patches}], not {self.merge.shape}")
+        if self.features is not None and len(self.features) != count:
+            raise ValueError(f"{len(self.features)} rows of features for {count} tokens")
 
     def __len__(self) -> int:
         return int(self.indices.shape[0])
@@ -114,9 +117,19 @@ class Selector(Protocol):
         """The name that users write."""
         ...
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it looks at beyond the patches, from `NEEDS`; that is computed, and no more."""
+        ...
+
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Choose patches of one picture within a budget."""
         ...
+
+
+def looks_at_question(selector: Selector) -> bool:
+    """Whether what it keeps serves one question only, so that a Scene can't be shared."""
+    return bool(selector.needs & QUESTION_NEEDS)
 
 
 def keep_highest(scores: Tensor, features: VisualFeatures, budget: Budget) -> Selection:

@@ -12,6 +12,7 @@ from torch import Tensor
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.interface import (
     Budget,
+    Need,
     Selection,
     VisualFeatures,
     keep_highest,
@@ -67,6 +68,7 @@ class SvdPrune:
     """
 
     name: ClassVar[str] = "svd"
+    needs: ClassVar[frozenset[Need]] = frozenset()
     rank: Rank = "energy"
     rank_energy: float = 0.9
     centre: bool = False

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a selector may look at: a picture's patches, and what it asked for by its `needs`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.selection.interface import Selection
+
+Need = Literal["cls_attention", "keys", "projected", "image_text", "question", "encoder"]
+
+NEEDS: tuple[Need, ...] = (
+    "cls_attention",
+    "keys",
+    "projected",
+    "image_text",
+    "question",
+    "encoder",
+)
+"""What a selector can ask for beyond the patches; `VisualFeatures` says what each one is."""
+
+QUESTION_NEEDS = frozenset({"image_text", "question"})
+"""Who asks for one of these looks at the question: what it keeps serves that question alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageText:
+    """Patches and a question as directions of one space, to be compared by their scalar products.
+
+    Attributes:
+        patches: float [N, d], rows of length 1.
+        text: float [t, d], rows of length 1: the whole question (t = 1) or each of its words.
+        space: "clip": a CLIP model's common space, in which LLaVA's patches are known to lie the
+            wrong way round: the *least* similar ones are relevant. "words": the language model's
+            embeddings, in which the most similar ones are.
+    """
+
+    patches: Tensor
+    text: Tensor
+    space: Literal["clip", "words"]
+
+    def __post_init__(self) -> None:
+        _check_rows("image_text.patches", self.patches, None)
+        _check_rows("image_text.text", self.text, None)
+        if self.patches.shape[1] != self.text.shape[1] or not len(self.text):
+            raise ValueError(
+                f"patches {tuple(self.patches.shape)} and text {tuple(self.text.shape)} are not in "
+                "one space"
+            )
+
+    def relevance(self) -> Tensor:
+        """How relevant each patch is to the question: float64 [N], larger is more.
+
+        The mean of its scalar products with the text's rows, negated in the space of CLIP.
+        """
+        text = self.text.to(torch.float64).mean(dim=0)
+        similarity = self.patches.to(torch.float64) @ text.to(self.patches.device)
+        return -similarity if self.space == "clip" else similarity
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """The vision tower opened up, for a selector that works inside it.
+
+    Attributes:
+        hidden: float [1, 1 + N, D]: CLS and the patches as the first layer takes them.
+        layers: the layers that lead to the patches' features, in order. Each has transformers'
+            public sub-modules `layer_norm1`, `self_attn` (`q_proj`, `k_proj`, `v_proj`,
+            `out_proj`, `num_heads`, `head_dim`, `scale`), `layer_norm2` and `mlp`.
+    """
+
+    hidden: Tensor
+    layers: Sequence[nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class VisualFeatures:
+    """The patches of one picture as the vision tower sees them, and what a selector asked for.
+
+    Attributes:
+        patches: float [N, D], the output of the tower's layer -2 without CLS, in raster order.
+        grid: rows and columns of patches; rows * columns == N.
+        valid: bool [N], False where a patch shows only padding; None: all patches are valid.
+        cls_attention: need "cls_attention". float32 [heads, N]: how much CLS looks at each patch in
+            the layer whose output `patches` is. CLS's own share is left out, so that a row sums to
+            less than 1.
+        cls: need "cls_attention". float [D], CLS beside the patches.
+        keys: need "keys". float [N, head size]: that layer's keys, the mean over its heads.
+        cls_key: need "keys". float [head size], the key of CLS.
+        projected: need "projected". float [N, hidden], all patches through the projector.
+        image_text: need "image_text". Patches and question in one space.
+        question: need "question". float [t, hidden], the language model's embeddings of the
+            question's tokens.
+        encoder: need "encoder". The tower itself.
+        encoded: what a selector with that need has made in the tower already.
+    """
+
+    patches: Tensor
+    grid: tuple[int, int]
+    valid: Tensor | None = None
+    cls_attention: Tensor | None = None
+    cls: Tensor | None = None
+    keys: Tensor | None = None
+    cls_key: Tensor | None = None
+    projected: Tensor | None = None
+    image_text: ImageText | None = None
+    question: Tensor | None = None
+    encoder: Encoder | None = None
+    encoded: Selection | None = None
+
+    def __post_init__(self) -> None:
+        if self.patches.ndim != 2 or not self.patches.is_floating_point():
+            raise ValueError(f"patches must be a float tensor [N, D], not {self.patches.shape}")
+        if self.grid[0] * self.grid[1] != len(self):
+            raise ValueError(f"a grid of {self.grid} does not hold {len(self)} patches")
+        if self.valid is not None:
+            if self.valid.dtype != torch.bool or self.valid.shape != (len(self),):
+                raise ValueError(f"valid must be a bool tensor [{len(self)}]")
+            if not bool(self.valid.any()):
+                raise ValueError("no patch is valid")
+        _check_rows("keys", self.keys, len(self))
+        _check_rows("projected", self.projected, len(self))
+        _check_rows("question", self.question, None)
+        if self.image_text is not None:
+            _check_rows("image_text.patches", self.image_text.patches, len(self))
+        attention = self.cls_attention
+        if attention is not None and (attention.ndim != 2 or attention.shape[1] != len(self)):
+            raise ValueError(f"cls_attention must be [heads, {len(self)}], not {attention.shape}")
+
+    def __len__(self) -> int:
+        return int(self.patches.shape[0])
+
+    def valid_indices(self) -> Tensor:
+        """The indices of the patches that show some of the picture: int64 [n], ascending."""
+        if self.valid is None:
+            return torch.arange(len(self), device=self.patches.device)
+        return torch.nonzero(self.valid).flatten()
+
+    def has(self, need: Need) -> bool:
+        """Whether what a need stands for is there."""
+        if need == "encoder":
+            return self.encoder is not None or self.encoded is not None
+        return getattr(self, need) is not None
+
+
+def _check_rows(name: str, rows: Tensor | None, count: int | None) -> None:
+    if rows is None:
+        return
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise ValueError(f"{name} must be a float matrix, not {rows.dtype} {tuple(rows.shape)}")
+    if count is not None and len(rows) != count:
+        raise ValueError(f"{name} must have {count} rows, not {len(rows)}")
