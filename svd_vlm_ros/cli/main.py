@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from svd_vlm_ros import __version__
-from svd_vlm_ros.cli import ask, demo, describe, doctor, download
+from svd_vlm_ros.cli import ask, demo, describe, doctor, download, flops, plan
 from svd_vlm_ros.cli.console import print_error
 from svd_vlm_ros.errors import UserError
 
@@ -42,6 +42,8 @@ app.command("describe")(describe.describe)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("download")(download.download)
+app.command("flops")(flops.flops)
+app.command("plan")(plan.plan)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of a running LLaVA, by part. Weights and cache are exact; what is estimated says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.shapes import Decoder, Llava
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+QUANTIZED = ("int8", "int4")
+# NF4 with double quantization: 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 of these
+# (8 bits each). AWQ in groups of 128 with 16-bit scales takes the same within 0.1 %.
+INT4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+INT8_ROW_BYTES = 4  # the scale of each output
+
+# Estimates, marked as such wherever they are shown.
+RUNTIME_BYTES = 0.9e9  # Python, torch, CUDA context and kernels, ROS 2 (estimate)
+WORKSPACE_BYTES = 0.1e9  # of matrix libraries, and what the allocator can't reuse (estimate)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the memory.
+
+    Attributes:
+        name: in words.
+        bytes: its size.
+        estimate: it is not calculated from the model's sizes.
+    """
+
+    name: str
+    bytes: float
+    estimate: bool = False
+
+
+def check_precision(precision: str) -> None:
+    """Raise `UserError` where a precision is not known."""
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"There is no precision '{precision}': take one of {', '.join(PRECISIONS)}."
+        )
+
+
+def float_bytes(precision: str) -> int:
+    """Bytes of a number that is not quantized."""
+    check_precision(precision)
+    return 4 if precision == "fp32" else 2
+
+
+def linear_bytes(decoder: Decoder, precision: str) -> float:
+    """Bytes of the decoder's linear layers: what each written token reads, but for the head."""
+    if precision == "int8":
+        return decoder.linear_weights + INT8_ROW_BYTES * decoder.linear_rows
+    if precision == "int4":
+        return decoder.linear_weights * INT4_BYTES
+    return decoder.linear_weights * float_bytes(precision)
+
+
+def cache_bytes(decoder: Decoder, precision: str) -> int:
+    """Bytes of the cache of keys and values for one token."""
+    return decoder.cache_numbers * float_bytes(precision)
+
+
+def weight_parts(model: Llava, precision: str) -> list[Part]:
+    """The weights by part, with only the decoder's linear layers quantized, as this package does.
+
+    Raises:
+        UserError: the precision is not known.
+    """
+    size = float_bytes(precision)
+    text = model.decoder
+    decoder = linear_bytes(text, precision) + size * text.norm_weights
+    return [
+        Part("vision tower", size * model.tower.weights),
+        Part("projector", size * model.projector_weights),
+        Part("embedding", size * text.embedding_weights),
+        Part("decoder", decoder),
+        Part("output head", 0 if text.tied else size * text.embedding_weights),
+    ]
+
+
+def running_parts(
+    model: Llava,
+    precision: str,
+    *,
+    visual_tokens: int,
+    text_tokens: int,
+    answer_tokens: int,
+    cameras: int,
+) -> list[Part]:
+    """What comes on top of the weights while cameras are watched and one question is answered.
+
+    The cache holds each camera's Scene (picture and prompt), and one more that a question is
+    continued in. The activations are those of the widest moment: the tower, or the reading of
+    picture and question with the MLP's three results at once, and for quantized weights one layer
+    unpacked to 16 bits.
+    """
+    size = float_bytes(precision)
+    text, eye = model.decoder, model.tower
+    read = visual_tokens + text_tokens
+    held = cameras * read + read + answer_tokens
+    seeing = (eye.patches + 1) * (6 * eye.hidden + 2 * eye.intermediate) * size
+    reading = read * (6 * text.hidden + 3 * text.intermediate) * size + 4 * text.vocabulary
+    unpacked = size * text.hidden * text.intermediate if precision in QUANTIZED else 0
+    return [
+        Part("KV cache", held * cache_bytes(text, precision)),
+        Part("activations", max(seeing, reading + unpacked) + WORKSPACE_BYTES, estimate=True),
+        Part("runtime", RUNTIME_BYTES, estimate=True),
+    ]

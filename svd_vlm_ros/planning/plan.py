@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a LLaVA fit on a Jetson, how fast is it there, what limits it, and what would help.
+
+make_plan(Wish(device="orin-nx-16", precision="int4", visual_tokens=16)).first_token
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.devices import DESKTOP_GB, DEVICES, Device, find_device
+from svd_vlm_ros.planning.flops import PAPER_TOKENS, read_work, true_work
+from svd_vlm_ros.planning.memory import (
+    Part,
+    cache_bytes,
+    check_precision,
+    float_bytes,
+    linear_bytes,
+    running_parts,
+    weight_parts,
+)
+from svd_vlm_ros.planning.published import EAGER, ENGINE
+from svd_vlm_ros.planning.roofline import Time, pass_time, software
+from svd_vlm_ros.planning.shapes import find_llava
+
+SOFTWARE = (ENGINE, EAGER)
+MATRIX_PRECISIONS = ("fp16", "int8", "int4")
+MATRIX_TOKENS = (576, 192, 64, 16)
+TIGHT = 0.06  # of the memory: less than this to spare is tight
+WORTH = 0.8  # a change is worth naming where it takes this share of the time or less
+# The Gram matrix's eigenvalues on the module's ARM cores; 13 to 59 ms on two x86 cores (estimate).
+SELECT_SECONDS = 0.03
+FP32_SHARE = 1 / 8  # of the FP16 rate: without tensor cores
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants to run.
+
+    Attributes:
+        device: key of a module.
+        precision: one of `memory.PRECISIONS`.
+        visual_tokens: to keep of each picture.
+        model: as `shapes.find_llava` takes it.
+        cameras: watched in turn, each with a Scene in memory.
+        text_tokens: of prompt and question.
+        answer_tokens: written for each picture.
+        software: ENGINE or EAGER.
+        desktop: whether a desktop runs beside it.
+    """
+
+    device: str
+    precision: str = "int4"
+    visual_tokens: int = 64
+    model: str = "llava-1.5-7b"
+    cameras: int = 1
+    text_tokens: int = 50
+    answer_tokens: int = 16
+    software: str = ENGINE
+    desktop: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What comes of it. Seconds hold for one camera's picture and one question about it.
+
+    Attributes:
+        wish: what was asked.
+        device: the module.
+        parts: the memory by part, the system's reserve last.
+        needed_bytes, capacity_bytes: of all parts; of the module.
+        fits: "yes", "tight" or "no".
+        vision, select, project, prefill: seconds up to the first token; `select` is an estimate.
+        token: seconds of a written token.
+        limit: of the first token: "compute", "bandwidth", "kernel launches"; "memory" where it does
+            not fit.
+        token_limit: of a written token.
+        advice: the cheapest change that would help, in a sentence.
+    """
+
+    wish: Wish
+    device: Device
+    parts: tuple[Part, ...]
+    needed_bytes: float
+    capacity_bytes: float
+    fits: str
+    vision: float
+    select: float
+    project: float
+    prefill: float
+    token: float
+    limit: str
+    token_limit: str
+    advice: str = ""
+
+    @property
+    def first_token(self) -> float:
+        """Seconds from the picture to the first token."""
+        return self.vision + self.select + self.project + self.prefill
+
+    @property
+    def answer(self) -> float:
+        """Seconds from the picture to the last token; the prefill gives the first."""
+        return self.first_token + (self.wish.answer_tokens - 1) * self.token
+
+    @property
+    def camera_period(self) -> float:
+        """Seconds between two answers about the same camera."""
+        return self.wish.cameras * self.answer
+
+
+def make_plan(wish: Wish) -> Plan:
+    """Work out a wish, and what would help.
+
+    Raises:
+        UserError: a name is not known or a number is out of range.
+    """
+    plan = _work_out(wish)
+    return replace(plan, advice=_advise(plan))
+
+
+def matrix(wish: Wish) -> list[Plan]:
+    """Every module in fp16, int8 and int4 with 576, 192, 64 and 16 tokens, the rest as wished."""
+    return [
+        _work_out(replace(wish, device=device, precision=precision, visual_tokens=tokens))
+        for device in DEVICES
+        for precision in MATRIX_PRECISIONS
+        for tokens in MATRIX_TOKENS
+    ]
+
+
+def _work_out(wish: Wish) -> Plan:
+    device, model = find_device(wish.device), find_llava(wish.model)
+    check_precision(wish.precision)
+    if wish.software not in SOFTWARE:
+        raise UserError(f"There is no software '{wish.software}': take {' or '.join(SOFTWARE)}.")
+    for name in ("cameras", "text_tokens", "answer_tokens"):
+        if getattr(wish, name) < 1:
+            raise UserError(f"{name} must be 1 or more, not {getattr(wish, name)}.")
+    kind, text = software(wish.software), model.decoder
+    work = true_work(model, wish.visual_tokens, wish.text_tokens)
+    if wish.precision == "fp32":
+        device = replace(device, fp16_tflops=device.fp16_tflops * FP32_SHARE)
+    read = wish.visual_tokens + wish.text_tokens
+    size = float_bytes(wish.precision)
+    linears = linear_bytes(text, wish.precision)
+    weights = linears + size * text.embedding_weights
+    if wish.software == EAGER and wish.precision == "int4":
+        # bitsandbytes' NF4 unpacks each layer before it multiplies more than 4 rows: 16 bits are
+        # written and read again for each weight.
+        unpacked = 2 * size * text.linear_weights
+    else:
+        unpacked = 0
+    vision = pass_time(
+        device, kind, work.vision, size * model.tower.weights, model.tower.layers_used
+    )
+    project = pass_time(device, kind, work.projector, size * model.projector_weights, 1)
+    prefill = pass_time(
+        device, kind, read_work(text, read) + work.head, weights + unpacked, text.layers
+    )
+    cached = (read + wish.answer_tokens / 2) * cache_bytes(text, wish.precision)
+    token = pass_time(device, kind, text.linear_weights + work.head, weights + cached, text.layers)
+    reserve = device.reserve_gb + (DESKTOP_GB if wish.desktop else 0)
+    parts = (
+        *weight_parts(model, wish.precision),
+        *running_parts(
+            model,
+            wish.precision,
+            visual_tokens=wish.visual_tokens,
+            text_tokens=wish.text_tokens,
+            answer_tokens=wish.answer_tokens,
+            cameras=wish.cameras,
+        ),
+        Part("system", reserve * 1e9, estimate=device.reserve_is_estimate),
+    )
+    needed, capacity = sum(part.bytes for part in parts), device.capacity_bytes
+    fits = "no" if needed > capacity else "tight" if needed > (1 - TIGHT) * capacity else "yes"
+    return Plan(
+        wish=wish,
+        device=find_device(wish.device),
+        parts=parts,
+        needed_bytes=needed,
+        capacity_bytes=capacity,
+        fits=fits,
+        vision=vision.seconds,
+        select=SELECT_SECONDS if wish.visual_tokens < model.tower.patches else 0.0,
+        project=project.seconds,
+        prefill=prefill.seconds,
+        token=token.seconds,
+        limit=_limit((vision, project, prefill)) if fits != "no" else "memory",
+        token_limit=token.limit if fits != "no" else "memory",
+    )
+
+
+def _limit(times: tuple[Time, ...]) -> str:
+    """What most of the time is spent on."""
+    spent = {"compute": 0.0, "bandwidth": 0.0, "kernel launches": 0.0}
+    for time in times:
+        spent["kernel launches"] += time.launch
+        spent["compute" if time.compute >= time.memory else "bandwidth"] += max(
+            time.compute, time.memory
+        )
+    return max(spent, key=spent.__getitem__)
+
+
+def _advise(plan: Plan) -> str:
+    """The first of the changes, the cheapest first, that makes it fit, or clearly faster."""
+    changes = _changes(plan.wish)
+    if plan.fits == "no":
+        for words, wish in changes:
+            changed = _work_out(wish)
+            if changed.fits != "no":
+                spare = (changed.capacity_bytes - changed.needed_bytes) / 1e9
+                return f"{words} makes it fit, with {spare:.1f} GB to spare."
+        return "No module of the table holds it."
+    for words, wish in changes:
+        changed = _work_out(wish)
+        if changed.fits != "no" and changed.answer <= WORTH * plan.answer:
+            gain = plan.answer / changed.answer
+            return f"{words} makes the answer {gain:.1f} times as fast ({changed.answer:.2f} s)."
+    return "Nothing in the table makes the answer a fifth faster."
+
+
+def _changes(wish: Wish) -> list[tuple[str, Wish]]:
+    """Changes from the cheapest to the dearest, each with words that begin a sentence."""
+    if wish.desktop:
+        bare = replace(wish, desktop=False)
+        more = [(f"{words}, without a desktop,", changed) for words, changed in _changes(bare)]
+        return [("Running without a desktop", bare), *more]
+    changes = []
+    module = DEVICES[find_device(wish.device).key]
+    if module.super_mode:
+        changes.append(("The power mode Super", replace(wish, device=module.super_mode)))
+    fewer = [tokens for tokens in PAPER_TOKENS if tokens < wish.visual_tokens]
+    changes += [
+        (f"Keeping {tokens} visual tokens", replace(wish, visual_tokens=tokens)) for tokens in fewer
+    ]
+    order = ("fp32", "fp16", "int8", "int4")
+    at = order.index("fp16" if wish.precision == "bf16" else wish.precision)
+    for precision in order[at + 1 :]:
+        changes.append((f"Quantizing to {precision}", replace(wish, precision=precision)))
+        if fewer:
+            both = replace(wish, precision=precision, visual_tokens=fewer[-1])
+            changes.append((f"{precision} with {fewer[-1]} visual tokens", both))
+    if wish.software == EAGER:
+        changes.append(
+            ("A compiled engine (CUDA graphs, fused kernels)", replace(wish, software=ENGINE))
+        )
+    bigger = sorted(
+        (d for d in DEVICES.values() if d.memory_gb >= module.memory_gb and d.key != module.key),
+        key=lambda d: (d.memory_gb, d.bandwidth_gbs, d.fp16_tflops),
+    )
+    changes += [(f"The module {d.name}", replace(wish, device=d.key)) for d in bigger]
+    return changes
