@@ -9,18 +9,16 @@ import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-SCAN = 0xDA  # the JPEG marker before the picture's data
+from svd_vlm_ros.pictures.files import TruncatedError, UnknownFormatError, picture_size
+from svd_vlm_ros.pictures.messages import MAX_PIXELS
 
 
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3] in RGB, turned upright as its EXIF data say.
 
-    Raises `UserError` where there is no such file, it is no picture, or its end is missing: a
-    decoder fills a cut JPEG with grey, and an answer about grey would be no answer about the
-    picture.
+    Raises `UserError` where there is no such file, it is no picture, too large a one, or its end is
+    missing: a decoder fills a cut JPEG with grey, and an answer about grey would be no answer about
+    the picture.
     """
     try:
         data = path.read_bytes()
@@ -32,8 +30,7 @@ def read_picture(path: Path) -> np.ndarray:
         raise UserError(f"Can't read {path}: {error.strerror or error}.") from error
     if not data:
         raise UserError(f"{path} is empty: there is no picture in it.")
-    if is_cut(data):
-        raise UserError(f"The end of {path} is missing: copy or record the picture again.")
+    _check_file(path, data)
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -43,23 +40,22 @@ def read_picture(path: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def is_cut(data: bytes) -> bool:
-    """Whether the end of a JPEG or PNG file is missing. Files of other kinds: False."""
-    if data.startswith(PNG_START):
-        return PNG_END not in data
-    if not data.startswith(JPEG_START):
-        return False
-    # Walk over the segments before the scan: a thumbnail in them has an end marker of its own.
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == SCAN:
-            return data.find(JPEG_END, at) < 0
-        if marker == 0xFF:  # padding before a marker
-            at += 1
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+def _check_file(path: Path, data: bytes) -> None:
+    """Raise `UserError` on a JPEG or PNG that is cut, broken or too large to be decoded."""
+    try:
+        width, height = picture_size(data)
+    except UnknownFormatError:
+        return  # WebP, TIFF, BMP: OpenCV decodes them whole or not at all
+    except TruncatedError:
+        raise UserError(
+            f"The end of {path} is missing: copy or record the picture again."
+        ) from None
+    except UserError as error:
+        raise UserError(f"Can't read {path}: {error}.") from error
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{path} has {width}x{height} pixels, more than {MAX_PIXELS}: make it smaller."
+        )
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from svd_vlm_ros.cli.picture import is_cut, read_picture, write_picture
+from svd_vlm_ros.cli.picture import read_picture, write_picture
 from svd_vlm_ros.errors import UserError
 
 
@@ -54,20 +56,20 @@ def test_a_cut_file_is_refused(tmp_path: Path, noise: np.ndarray, ending: str, p
         read_picture(path)
 
 
-def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused(noise: np.ndarray) -> None:
-    data = encoded(".jpg", noise)
-    thumbnail = encoded(".jpg", noise[:8, :8])
-    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    whole = data[:2] + segment + data[2:]
-    assert not is_cut(whole)
-    assert is_cut(whole[:-20])
+def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    data = bytearray(encoded(".png", np.zeros((8, 8), np.uint8)))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="60000x60000 pixels"):
+        read_picture(path)
 
 
-def test_progressive_jpegs_and_what_follows_the_end_are_no_trouble(noise: np.ndarray) -> None:
-    data = encoded(".jpg", noise, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-    assert not is_cut(data)
-    assert not is_cut(data + b"a film of two seconds")
-    assert is_cut(data[: len(data) // 2])
+def test_webp_is_read(tmp_path: Path, noise: np.ndarray) -> None:
+    path = tmp_path / "picture.webp"
+    write_picture(path, noise)
+    assert read_picture(path).shape == noise.shape
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_progressive_jpegs_and_what_follows_the_end_are_no_trouble(noise: np.nda
         (b"", "is empty"),
         (b"no picture at all", "is broken or no picture"),
         (b"\xff\xd8\xff", "The end of"),
-        (b"\xff\xd8" + bytes(100), "The end of"),
+        (b"\xff\xd8" + bytes(100), "it is a broken JPEG: no marker"),
     ],
 )
 def test_what_is_no_picture_gets_a_sentence(

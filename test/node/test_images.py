@@ -1,274 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversions against plain NumPy readings of each encoding, and malformed messages."""
+"""cv_bridge, where it is there, gives the same pictures; where it cannot work, it is left alone."""
 
 from __future__ import annotations
 
-import array
 import importlib.util
 import sys
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import images
-from svd_vlm_ros.node.images import ENCODINGS, to_rgb
+from svd_vlm_ros.node.images import to_rgb
+from svd_vlm_ros.pictures.messages import ENCODINGS
 
 HEIGHT, WIDTH = 6, 10
 RNG = np.random.default_rng(7)
-PATTERNS = {"rggb": "RGGB", "bggr": "BGGR", "gbrg": "GBRG", "grbg": "GRBG"}
 
 
-def raw(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> SimpleNamespace:
-    """A message that holds these rows, each with `padding` bytes of rubbish behind it."""
-    height, width = pixels.shape[:2]
-    rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(height, -1)
-    rows = np.hstack([rows, np.full((height, padding), 0xA5, np.uint8)])
+def message(encoding: str, padding: int = 0) -> SimpleNamespace:
+    """A message of noise, its rows with `padding` bytes of rubbish behind them."""
+    known = ENCODINGS[encoding]
+    row = WIDTH * known.channels * known.itemsize
     return SimpleNamespace(
-        height=height,
-        width=width,
+        height=HEIGHT,
+        width=WIDTH,
         encoding=encoding,
-        is_bigendian=int(big),
-        step=rows.shape[1],
-        data=array.array("B", rows.tobytes()),
+        is_bigendian=0,
+        step=row + padding,
+        data=RNG.integers(0, 256, HEIGHT * (row + padding), np.uint8).tobytes(),
     )
-
-
-def compressed(data: bytes, label: str = "jpeg") -> SimpleNamespace:
-    return SimpleNamespace(format=label, data=array.array("B", data))
-
-
-def encode(extension: str, pixels: np.ndarray, *options: int) -> bytes:
-    done, data = cv2.imencode(extension, pixels, list(options))
-    assert done
-    return data.tobytes()
-
-
-def noise(channels: int, dtype: type = np.uint8) -> np.ndarray:
-    top = np.iinfo(dtype).max + 1
-    return RNG.integers(0, top, (HEIGHT, WIDTH, channels), dtype)
-
-
-def to_8_bit(values: np.ndarray) -> np.ndarray:
-    return np.rint(values / 257.0).astype(np.uint8)
-
-
-@pytest.mark.parametrize("padding", [0, 1, 2, 6])
-@pytest.mark.parametrize(
-    ("encoding", "order"),
-    [("rgb8", [0, 1, 2]), ("bgr8", [2, 1, 0]), ("rgba8", [0, 1, 2]), ("bgra8", [2, 1, 0])],
-)
-def test_colours(encoding: str, order: list[int], padding: int) -> None:
-    pixels = noise(4 if "a" in encoding else 3)
-    got = to_rgb(raw(pixels, encoding, padding))
-    assert got.dtype == np.uint8
-    assert got.flags.c_contiguous
-    np.testing.assert_array_equal(got, pixels[..., order])
-
-
-@pytest.mark.parametrize("padding", [0, 3])
-def test_mono8(padding: int) -> None:
-    pixels = noise(1)
-    np.testing.assert_array_equal(to_rgb(raw(pixels, "mono8", padding)), np.repeat(pixels, 3, 2))
-
-
-@pytest.mark.parametrize("padding", [0, 1, 4])
-@pytest.mark.parametrize("big", [False, True])
-def test_mono16(big: bool, padding: int) -> None:
-    values = noise(1, np.uint16)
-    values[0, :4, 0] = 0, 1, 65535, 32768
-    message = raw(values.astype(">u2" if big else "<u2"), "mono16", padding, big)
-    np.testing.assert_array_equal(to_rgb(message), np.repeat(to_8_bit(values), 3, 2))
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_bayer_keeps_what_each_site_measured(name: str) -> None:
-    mosaic = noise(1)
-    got = to_rgb(raw(mosaic, f"bayer_{name}8", padding=2))
-    for row in range(1, HEIGHT - 1):
-        for column in range(1, WIDTH - 1):
-            colour = "RGB".index(PATTERNS[name][2 * (row % 2) + column % 2])
-            assert got[row, column, colour] == mosaic[row, column, 0]
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_bayer_of_one_colour(name: str) -> None:
-    red_green_blue = (200, 120, 40)
-    sites = np.array(["RGB".index(letter) for letter in PATTERNS[name]]).reshape(2, 2)
-    mosaic = np.array(red_green_blue, np.uint8)[np.tile(sites, (HEIGHT // 2, WIDTH // 2))]
-    got = to_rgb(raw(mosaic[..., None], f"bayer_{name}8"))
-    np.testing.assert_array_equal(got, np.broadcast_to(red_green_blue, got.shape))
-
-
-@pytest.mark.parametrize("padding", [0, 3])
-@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
-def test_yuv422(encoding: str, padding: int) -> None:
-    luma = RNG.integers(16, 236, (HEIGHT, WIDTH)).astype(np.uint8)
-    blue, red = RNG.integers(16, 241, (2, HEIGHT, WIDTH // 2)).astype(np.uint8)
-    chroma = np.stack([blue, red], axis=-1).reshape(HEIGHT, WIDTH)  # U and V by turns
-    pair = (chroma, luma) if encoding in ("yuv422", "uyvy") else (luma, chroma)
-    y = 1.164 * (luma.astype(float) - 16)
-    u, v = (np.repeat(plane, 2, axis=1).astype(float) - 128 for plane in (blue, red))
-    wanted = np.stack([y + 1.596 * v, y - 0.813 * v - 0.391 * u, y + 2.018 * u], axis=-1)
-    got = to_rgb(raw(np.stack(pair, axis=-1), encoding, padding))
-    assert np.abs(got - wanted.clip(0, 255)).max() <= 1.5
-
-
-def test_last_row_may_lack_its_padding() -> None:
-    pixels = noise(3)
-    message = raw(pixels, "rgb8", padding=5)
-    message.data = message.data[:-5]
-    np.testing.assert_array_equal(to_rgb(message), pixels)
-
-
-def test_rgb8_is_not_copied() -> None:
-    message = raw(noise(3), "rgb8")
-    assert np.shares_memory(to_rgb(message), np.frombuffer(message.data, np.uint8))
-
-
-def test_jpeg() -> None:
-    smooth = cv2.resize(noise(3)[:2, :2], (64, 48), interpolation=cv2.INTER_LINEAR)
-    got = to_rgb(compressed(encode(".jpg", smooth[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 100)))
-    assert np.abs(got.astype(int) - smooth).max() <= 12
-    grey = to_rgb(compressed(encode(".jpg", smooth[..., 0], cv2.IMWRITE_JPEG_QUALITY, 100)))
-    assert np.abs(grey.astype(int) - smooth[..., :1]).max() <= 4
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_png(channels: int, dtype: type) -> None:
-    pixels = noise(channels, dtype)
-    got = to_rgb(compressed(encode(".png", pixels), "png"))
-    wanted = np.repeat(pixels, 3, 2) if channels == 1 else pixels[..., 2::-1]
-    np.testing.assert_array_equal(got, wanted if dtype is np.uint8 else to_8_bit(wanted))
-
-
-def test_compressed_mosaic() -> None:
-    mosaic = noise(1)
-    got = to_rgb(compressed(encode(".png", mosaic), "bayer_rggb8; png compressed "))
-    np.testing.assert_array_equal(got, to_rgb(raw(mosaic, "bayer_rggb8")))
-
-
-def test_bytes_behind_the_jpeg_do_not_matter() -> None:
-    data = encode(".jpg", noise(3))
-    np.testing.assert_array_equal(to_rgb(compressed(data + b"\0" * 50)), to_rgb(compressed(data)))
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"encoding": "rgb9"}, "rgb9"),
-        ({"encoding": ""}, "encoding"),
-        ({"encoding": "16UC1"}, "16UC1"),
-        ({"step": 29}, "step is 29"),
-        ({"step": 0}, "step is 0"),
-        ({"step": 31}, "step 31"),
-        ({"step": 2**32 - 1}, "4294967295"),
-        ({"width": 0}, "0x6"),
-        ({"height": 0}, "10x0"),
-        ({"height": 7}, "height 7"),
-        ({"height": 5}, "height 5"),
-        ({"width": 2**32 - 1, "height": 2**32 - 1}, "limit"),
-        ({"data": array.array("B")}, "0 bytes"),
-        ({"data": array.array("B", bytes(179))}, "179 bytes"),
-        ({"data": array.array("B", bytes(181))}, "181 bytes"),
-        ({"encoding": "yuyv", "width": 9, "step": 18, "data": array.array("B", bytes(108))}, "odd"),
-        (
-            {"encoding": "bayer_rggb8", "width": 1, "step": 1, "data": array.array("B", bytes(6))},
-            "1x6",
-        ),
-    ],
-)
-def test_malformed_image_is_named(change: dict, named: str) -> None:
-    message = raw(noise(3), "rgb8")
-    vars(message).update(change)
-    with pytest.raises(UserError, match=named):
-        to_rgb(message)
-
-
-@pytest.mark.parametrize(
-    ("data", "named"),
-    [
-        (b"", "empty"),
-        (b"garbage", "neither JPEG nor PNG"),
-        (b"\xff\xd8", "truncated JPEG"),
-        (b"\xff\xd8\xff\xd9", "truncated JPEG"),
-        (b"\xff\xd8abcdef", "broken JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(30), "broken PNG"),
-    ],
-)
-def test_malformed_file_is_named(data: bytes, named: str) -> None:
-    with pytest.raises(UserError, match=named):
-        to_rgb(compressed(data))
-
-
-@pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_every_truncation_is_noticed(extension: str) -> None:
-    data = encode(extension, noise(3))
-    for length in range(len(data)):
-        with pytest.raises(UserError):
-            to_rgb(compressed(data[:length]))
-
-
-@pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_size_is_checked_before_decoding(extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(extension, np.zeros((200, 300, 3), np.uint8))
-    monkeypatch.setattr(images.cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UserError, match="300x200 is over the limit of 59999 pixels"):
-        to_rgb(compressed(data), max_pixels=59_999)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    encoding=st.sampled_from([*ENCODINGS, "", "32FC1", "jpeg"]),
-    width=st.integers(0, 40) | st.integers(0, 2**32 - 1),
-    height=st.integers(0, 40) | st.integers(0, 2**32 - 1),
-    step=st.integers(0, 200) | st.integers(0, 2**32 - 1),
-    big=st.integers(0, 255),
-    data=st.binary(max_size=2000),
-)
-def test_any_image_message(
-    encoding: str, width: int, height: int, step: int, big: int, data: bytes
-) -> None:
-    message = SimpleNamespace(
-        encoding=encoding, width=width, height=height, step=step, is_bigendian=big, data=data
-    )
-    try:
-        got = to_rgb(message)
-    except UserError:
-        return
-    else:
-        assert got.shape == (height, width, 3)
-        assert got.dtype == np.uint8
-
-
-JPEG, PNG = encode(".jpg", noise(3)), encode(".png", noise(3))
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    source=st.sampled_from([JPEG, PNG]),
-    changes=st.lists(st.tuples(st.integers(0, len(JPEG) - 1), st.integers(0, 255)), max_size=4),
-    tail=st.binary(max_size=20),
-    label=st.text(max_size=20),
-)
-def test_any_compressed_message(source: bytes, changes: list, tail: bytes, label: str) -> None:
-    data = bytearray(source)
-    for place, value in changes:
-        data[place % len(data)] = value
-    try:
-        got = to_rgb(compressed(bytes(data) + tail, label), max_pixels=10_000)
-    except UserError:
-        return
-    else:
-        assert got.ndim == 3
-        assert got.shape[2] == 3
-        assert got.dtype == np.uint8
 
 
 @pytest.mark.skipif(
@@ -277,12 +38,10 @@ def test_any_compressed_message(source: bytes, changes: list, tail: bytes, label
 @pytest.mark.parametrize("encoding", list(ENCODINGS))
 def test_cv_bridge_gives_the_same(encoding: str) -> None:
     assert images.cv_bridge_converter() is not None, "cv_bridge cannot work beside this NumPy"
-    known = ENCODINGS[encoding]
-    pixels = noise(known.channels, np.uint16 if known.itemsize == 2 else np.uint8)
     for padding in (0, 1):
-        message = raw(pixels, encoding, padding)
+        it = message(encoding, padding)
         np.testing.assert_array_equal(
-            to_rgb(message, use_cv_bridge=True), to_rgb(message, use_cv_bridge=False)
+            to_rgb(it, use_cv_bridge=True), to_rgb(it, use_cv_bridge=False)
         )
 
 
@@ -295,6 +54,6 @@ def test_a_cv_bridge_that_aborts_is_not_used(tmp_path, monkeypatch: pytest.Monke
     images.cv_bridge_converter.cache_clear()
     try:
         assert images.cv_bridge_converter() is None
-        assert to_rgb(raw(noise(3), "bgr8")).shape == (HEIGHT, WIDTH, 3)
+        assert to_rgb(message("bgr8")).shape == (HEIGHT, WIDTH, 3)
     finally:
         images.cv_bridge_converter.cache_clear()

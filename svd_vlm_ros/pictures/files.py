@@ -2,7 +2,8 @@
 """Size and wholeness of JPEG and PNG files, read from their structure before anything is decoded.
 
 OpenCV decodes a truncated JPEG into a picture whose lower part is grey, and a small file may claim
-a picture of gigabytes. Both are found here, at the cost of a walk over the file's segments.
+a picture of gigabytes, or go over the same picture thousands of times. All of it is found here, at
+the cost of a walk over the file's segments.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from svd_vlm_ros.errors import UserError
 
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+# A progressive JPEG shows the picture in some ten scans. A decoder works through the whole picture
+# for each, so that a thousand scans of a few bytes each keep it busy for minutes.
+MAX_SCANS = 100
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size
@@ -21,8 +25,23 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _PNG_LEAST_HEADER = 13
 
 
-def picture_size(data: memoryview) -> tuple[int, int]:
-    """Width and height in pixels of a whole JPEG or PNG file. Raises `UserError` on others."""
+class TruncatedError(UserError):
+    """The end of a JPEG or PNG file is missing."""
+
+
+class UnknownFormatError(UserError):
+    """The data are neither JPEG nor PNG."""
+
+
+def picture_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Width and height in pixels of a whole JPEG or PNG file.
+
+    Raises:
+        TruncatedError: its end is missing.
+        UnknownFormatError: it is of another kind.
+        UserError: it is broken in another way, or empty.
+    """
+    data = memoryview(data)
     head = bytes(data[: len(PNG_START)])
     if head.startswith(JPEG_START):
         return _jpeg_size(data)
@@ -30,11 +49,14 @@ def picture_size(data: memoryview) -> tuple[int, int]:
         return _png_size(data)
     if not len(data):
         raise UserError("its data is empty")
-    raise UserError("its data is neither JPEG nor PNG")
+    raise UnknownFormatError("its data is neither JPEG nor PNG")
 
 
 def _jpeg_size(data: memoryview) -> tuple[int, int]:
-    """Walk the segments up to the first scan, then look for the end marker behind it."""
+    """Walk the segments up to the first scan, then look for the end marker behind it.
+
+    The walk matters: a thumbnail in a segment has an end marker of its own.
+    """
     size: tuple[int, int] | None = None
     at = len(JPEG_START)
     while at + 4 <= len(data):
@@ -56,13 +78,19 @@ def _jpeg_size(data: memoryview) -> tuple[int, int]:
         if marker == _JPEG_SCAN:
             if size is None:
                 raise UserError("it is a broken JPEG: picture data comes before the size")
-            # Within picture data 0xff is always followed by 0x00 or a restart marker, so this is
-            # the end.
-            if bytes(data[at:]).rfind(_JPEG_END) < 0:
-                raise UserError(f"it is a truncated JPEG: no end marker in its {len(data)} bytes")
+            _check_scans(bytes(data[at:]), len(data))
             return size
         at += 2 + length
-    raise UserError(f"it is a truncated JPEG: its header is cut off after {len(data)} bytes")
+    raise TruncatedError(f"it is a truncated JPEG: its header is cut off after {len(data)} bytes")
+
+
+def _check_scans(rest: bytes, length: int) -> None:
+    """Within picture data 0xff is always followed by 0x00 or a restart marker."""
+    if rest.rfind(_JPEG_END) < 0:
+        raise TruncatedError(f"it is a truncated JPEG: no end marker in its {length} bytes")
+    scans = rest.count(bytes([0xFF, _JPEG_SCAN]))
+    if scans > MAX_SCANS:
+        raise UserError(f"it is a JPEG of {scans} scans, of which {MAX_SCANS} is the most")
 
 
 def _png_size(data: memoryview) -> tuple[int, int]:
@@ -84,4 +112,4 @@ def _png_size(data: memoryview) -> tuple[int, int]:
         if kind == b"IEND":
             return size
         at = end + 4
-    raise UserError(f"it is a truncated PNG: no end chunk in its {len(data)} bytes")
+    raise TruncatedError(f"it is a truncated PNG: no end chunk in its {len(data)} bytes")
