@@ -157,16 +157,16 @@ def _matrix(wish: "Wish", plans: "list[Plan]", as_json: bool) -> None:
         return
     tokens = sorted({made.wish.visual_tokens for made in plans}, reverse=True)
     table = Table(
-        title=f"{wish.model}, software '{wish.software}': time to first token, tokens/s (calculated)",
+        title=f"{wish.model}, software '{wish.software}': time to first token by visual tokens (calculated)",
         title_justify="left",
         caption="-: does not fit. ~: tight. GB and tokens/s: with the fewest visual tokens.",
         caption_justify="left",
     )
-    table.add_column("module")
+    table.add_column("module", no_wrap=True)
     table.add_column("weights")
     table.add_column("GB", justify="right")
     for count in tokens:
-        table.add_column(f"{count} tokens", justify="right")
+        table.add_column(str(count), justify="right")
     table.add_column("tokens/s", justify="right")
     rows: dict[tuple[str, str], list[Plan]] = {}
     for made in plans:
@@ -229,7 +229,9 @@ def _check(as_json: bool) -> None:
         caption_justify="left",
     )
     for name in ("what", "module", "software", "measured", "error", "unseen"):
-        table.add_column(name, justify="right" if name in ("measured", "error", "unseen") else None)
+        table.add_column(
+            name, justify="right" if name in ("measured", "error", "unseen") else "left"
+        )
     for c in checked:
         m = c.measurement
         unseen = "" if c.unseen_error is None else f"{c.unseen_error:+.0%}"
