@@ -157,7 +157,7 @@ def _matrix(wish: "Wish", plans: "list[Plan]", as_json: bool) -> None:
         return
     tokens = sorted({made.wish.visual_tokens for made in plans}, reverse=True)
     table = Table(
-        title=f"{wish.model}, software '{wish.software}': time to first token by visual tokens (calculated)",
+        title=f"{wish.model}, {wish.software}: time to first token by visual tokens (calculated)",
         title_justify="left",
         caption="-: does not fit. ~: tight. GB and tokens/s: with the fewest visual tokens.",
         caption_justify="left",
