@@ -42,7 +42,7 @@ def generate_launch_description():
         override("description_period", float),
         override("image_topic", parameter="camera.camera.topic"),
         override("compressed", bool, parameter="camera.camera.compressed"),
-        override("reliable", bool, parameter="camera.camera.reliable"),
+        override("reliability", parameter="camera.camera.reliability"),
         override("allow_random_model", bool),
         override("autostart", bool),
     ]
@@ -100,10 +100,11 @@ def generate_launch_description():
             choices=["true", "false"],
         ),
         DeclareLaunchArgument(
-            "reliable",
-            default_value="false",
-            description="whether to ask image_topic's publisher to send lost parts again",
-            choices=["true", "false"],
+            "reliability",
+            default_value="auto",
+            description="whether lost parts of a picture are sent again; auto: where all "
+            "publishers of image_topic offer it",
+            choices=["auto", "reliable", "best_effort"],
         ),
         DeclareLaunchArgument(
             "allow_random_model",

@@ -1,38 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cameras: one subscription each, of which only the newest picture is kept, as it came.
 
-Best effort with depth 1, the default, matches publishers of either reliability and lets no old
-pictures queue up. The callback keeps a reference: pictures that nobody asks about cost no more.
+Depth 1 lets no old pictures queue up. The callback keeps a reference: pictures that nobody asks
+about cost no more. Which reliability is asked for follows what the publishers offer (`Camera`);
+why a camera is silent, `silence` says.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.exceptions import InvalidTopicNameException
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.impl.implementation_singleton import rclpy_implementation as rcl
 from rclpy.qos import (
-    QoSCompatibility,
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     QoSReliabilityPolicy,
-    qos_check_compatible,
+)
+from rclpy.qos_overriding_options import (
+    InvalidQosOverridesError,
+    QosCallbackResult,
+    QoSOverridingOptions,
 )
 from sensor_msgs.msg import CompressedImage, Image
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.parameters import CameraSettings
+from svd_vlm_ros.node import silence
+from svd_vlm_ros.node.parameters import AUTO, CameraSettings
 from svd_vlm_ros.node.requests import Frame
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-SILENT_SECONDS = 5.0  # without a picture for so long, a camera is called silent
-_TYPE_NAMES = {True: "sensor_msgs/msg/CompressedImage", False: "sensor_msgs/msg/Image"}
+SILENT_SECONDS = 4.0  # without a picture for so long, a camera is called silent
+SLOW_FACTOR = 3.0  # a camera of few pictures is silent after so many of its usual intervals
+_INTERVALS = 7  # between the last pictures, whose median is usual
+_OTHER_TOPICS = ("/clock", "/parameter_events")  # to which rclpy itself subscribes
 
 
 def quality_of_service(reliable: bool) -> QoSProfile:
@@ -50,32 +63,86 @@ class Camera:
     """One camera's subscription and its newest picture.
 
     `latest` is replaced as a whole by the executor's thread and may be read by any other.
+
+    Reliability: a best-effort subscription matches every publisher, but loses most large pictures
+    on a busy computer (docs/node.md, "Large pictures"); a reliable one gets nothing from a
+    best-effort publisher. So it begins with best effort, and `follow` asks for reliable where every
+    publisher offers it, unless the settings or a `qos_overrides` parameter say one of them.
     """
 
     def __init__(self, node: Node, settings: CameraSettings) -> None:
         self.name = settings.name
         self.compressed = settings.compressed
-        self.reliable = settings.reliable
         self.latest: Frame | None = None
         self.begun = time.monotonic()
+        self.lost = 0  # pictures that the middleware knows to have been lost on their way
         self._node = node
         self._count = 0
-        self._subscription = node.create_subscription(
-            CompressedImage if settings.compressed else Image,
-            settings.topic,
-            self._keep,
-            quality_of_service(settings.reliable),
-            callback_group=MutuallyExclusiveCallbackGroup(),
+        self._intervals: deque[float] = deque(maxlen=_INTERVALS)
+        self._wanted_topic = settings.topic
+        self.topic: str = node.resolve_topic_name(settings.topic)
+        given = f"qos_overrides.{self.topic}.subscription.reliability" in _given(node)
+        self._follows = settings.reliability == AUTO and not given
+        self._subscription = self._subscribe(settings.reliability == "reliable")
+        # A bag that begins anew takes ROS time back: the pictures from before lie in the future.
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
+            ),
+            post_callback=self._forget,
         )
-        self.topic: str = self._subscription.topic_name
+
+    def _subscribe(self, reliable: bool) -> Any:
+        kinds = [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY]
+        if not self._follows:
+            kinds.append(QoSPolicyKind.RELIABILITY)
+        options: dict[str, Any] = {
+            "callback_group": MutuallyExclusiveCallbackGroup(),
+            "qos_overriding_options": QoSOverridingOptions(kinds, callback=_check_qos),
+        }
+        arguments = (
+            CompressedImage if self.compressed else Image,
+            self._wanted_topic,
+            self._keep,
+            quality_of_service(reliable),
+        )
+        losses = SubscriptionEventCallbacks(message_lost=self._count_lost)
+        try:
+            return self._node.create_subscription(*arguments, **options, event_callbacks=losses)
+        except UnsupportedEventTypeError:  # a middleware that does not tell
+            return self._node.create_subscription(*arguments, **options)
 
     def _keep(self, message: Any) -> None:
         """The subscription's callback: no conversion, no copy, no waiting."""
+        now, last = time.monotonic(), self.latest
+        if last is not None:
+            self._intervals.append(now - last.arrival)
         self._count += 1
-        self.latest = Frame(message, time.monotonic(), self._count)
+        self.latest = Frame(message, now, self._count)
+
+    def _count_lost(self, event: Any) -> None:
+        self.lost += event.total_count_change
+
+    def _forget(self, jump: Any) -> None:
+        """ROS time went back, or is another now: no picture of before is new enough for anybody."""
+        self.latest = None
+
+    def follow(self) -> None:
+        """Ask for the reliability that all publishers offer; to be called about once a second."""
+        if not self._follows:
+            return
+        offers = {silence.is_reliable(info) for info in self.publishers()}
+        if offers and all(offers) != self.reliable:
+            old, self._subscription = self._subscription, self._subscribe(all(offers))
+            self._node.destroy_subscription(old)
+            self._node.get_logger().info(
+                f"Camera '{self.name}': {self.topic} is now subscribed "
+                f"{'reliable' if self.reliable else 'best effort'}, as its publishers are."
+            )
 
     def destroy(self) -> None:
         """End the subscription and let the last picture go."""
+        self._jumps.unregister()
         self._node.destroy_subscription(self._subscription)
         self.latest = None
 
@@ -84,81 +151,89 @@ class Camera:
         """How many pictures have come."""
         return self._count
 
+    @property
+    def qos(self) -> QoSProfile:
+        """The quality of service that is asked for now."""
+        return self._subscription.qos_profile
+
+    @property
+    def reliable(self) -> bool:
+        """Whether publishers are asked to send lost parts again."""
+        return bool(self.qos.reliability == QoSReliabilityPolicy.RELIABLE)
+
+    @property
+    def follows(self) -> bool:
+        """Whether the reliability follows the publishers."""
+        return self._follows
+
+    @property
+    def type_name(self) -> str:
+        """The type of the pictures' messages."""
+        return silence.TYPE_NAMES[self.compressed]
+
+    def publishers(self) -> list[Any]:
+        """What the ROS graph knows of the publishers of our type of message."""
+        found = self._node.get_publishers_info_by_topic(self.topic)
+        return [info for info in found if info.topic_type == self.type_name]
+
     def silent_for(self, now: float) -> float:
         """Seconds since the last picture came, or since the subscription where none has."""
         latest = self.latest
         return now - (latest.arrival if latest else self.begun)
 
+    def is_silent(self, now: float) -> bool:
+        """Whether the next picture is overdue."""
+        usual = statistics.median(self._intervals) if len(self._intervals) == _INTERVALS else 0.0
+        return self.silent_for(now) > max(SILENT_SECONDS, SLOW_FACTOR * usual)
+
     def why_silent(self) -> str:
         """One sentence why no picture comes, judged by the ROS graph, and what to do."""
-        name = f"Camera '{self.name}'"
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
-        if not publishers:
-            return (
-                f"{name}: nobody publishes on {self.topic}: start the camera, or set "
-                f"camera.{self.name}.topic "
-                f"({_topics_seen(self._node, _TYPE_NAMES[self.compressed])})."
-            )
-        fitting = [info for info in publishers if info.topic_type == _TYPE_NAMES[self.compressed]]
-        if not fitting:
-            found = ", ".join(sorted({info.topic_type for info in publishers}))
-            advice = (
-                f"set camera.{self.name}.compressed to {str(not self.compressed).lower()}"
-                if found == _TYPE_NAMES[not self.compressed]
-                else f"set camera.{self.name}.topic to a topic of pictures"
-            )
-            wanted = _TYPE_NAMES[self.compressed]
-            return f"{name}: {self.topic} carries {found}, not {wanted}: {advice}."
-        clashes = list(_clashes(fitting, quality_of_service(self.reliable)))
-        if len(clashes) == len(fitting):
-            reasons = "; ".join(clashes)
-            advice = f"set camera.{self.name}.reliable to {str(not self.reliable).lower()}"
-            return f"{name}: incompatible QoS on {self.topic}: {reasons}: {advice}."
-        advice = "check that the camera delivers, and that the network carries pictures of its size"
-        if not self.reliable and all(_is_reliable(info) for info in fitting):
-            advice += f"; camera.{self.name}.reliable has lost parts sent again"
-        return (
-            f"{name}: no picture comes on {self.topic} though {len(fitting)} publisher(s) fit: "
-            f"{advice}."
-        )
+        return silence.why_silent(self._node, self)
 
 
 def subscribe(node: Node, wanted: Iterable[CameraSettings]) -> dict[str, Camera]:
-    """A camera for each of the settings, by name. Raises `UserError` on an impossible topic."""
+    """A camera for each of the settings, by name. Raises `UserError` on an impossible one."""
     cameras: dict[str, Camera] = {}
-    for settings in wanted:
-        try:
-            cameras[settings.name] = Camera(node, settings)
-        except (InvalidTopicNameException, rcl.RCLError) as error:  # or it has another type
-            for made in cameras.values():
-                made.destroy()
-            raise UserError(
-                f"Parameter camera.{settings.name}.topic is '{settings.topic}', to which the node "
-                f"cannot subscribe: {' '.join(str(error).split())}"
-            ) from error
+    try:
+        for settings in wanted:
+            cameras[settings.name] = _camera(node, settings)
+    except UserError:
+        for made in cameras.values():
+            made.destroy()
+        raise
+    topics = [*(camera.topic for camera in cameras.values()), *_OTHER_TOPICS]
+    for name in _given(node):
+        if name.startswith("qos_overrides.") and not any(f".{topic}." in name for topic in topics):
+            node.get_logger().warning(
+                f"Parameter {name} has no effect: the cameras' topics are {', '.join(topics[:-2])}."
+            )
     return cameras
 
 
-def _is_reliable(info: Any) -> bool:
-    return bool(info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE)
+def _camera(node: Node, settings: CameraSettings) -> Camera:
+    try:
+        return Camera(node, settings)
+    except (InvalidTopicNameException, rcl.RCLError) as error:  # or it has another type
+        raise UserError(
+            f"Parameter camera.{settings.name}.topic is '{settings.topic}', to which the node "
+            f"cannot subscribe: {' '.join(str(error).split())}"
+        ) from error
+    except (InvalidQosOverridesError, ParameterException, RuntimeError) as error:
+        raise UserError(
+            f"The qos_overrides of camera '{settings.name}' cannot be used: "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
-def _clashes(publishers: Iterable[Any], wanted: QoSProfile) -> Iterable[str]:
-    """Each publisher whose offered QoS our subscription cannot accept, with the policy."""
-    for info in publishers:
-        compatibility, reason = qos_check_compatible(info.qos_profile, wanted)
-        if compatibility == QoSCompatibility.ERROR:
-            yield f"{info.node_namespace.rstrip('/')}/{info.node_name}: {reason.strip()}"
+def _given(node: Node) -> Iterable[str]:
+    """Names of the parameters from command line and files; rclpy has no public name for them."""
+    return getattr(node, "_parameter_overrides", {})
 
 
-def _topics_seen(node: Node, wanted: str) -> str:
-    topics = [
-        topic
-        for topic, types in node.get_topic_names_and_types()
-        if wanted in types and node.count_publishers(topic)
-    ]
-    return (
-        f"pictures are published on {', '.join(topics[:5])}"
-        if topics
-        else "no topic carries pictures"
+def _check_qos(profile: QoSProfile) -> QosCallbackResult:
+    """Refuse a queue without an end: a slow moment would fill the memory with old pictures."""
+    good = profile.history == QoSHistoryPolicy.KEEP_LAST and profile.depth >= 1
+    return QosCallbackResult(
+        successful=good,
+        reason="" if good else "history must be keep_last with a depth of 1 or more",
     )

@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.node import diagnostics
-from svd_vlm_ros.node.cameras import SILENT_SECONDS, Camera
+from svd_vlm_ros.node.cameras import Camera
 from svd_vlm_ros.node.inference import Priority
 from svd_vlm_ros.node.requests import Reply, Status
 
@@ -66,7 +66,7 @@ class Health:
 
     def _why_silent(self, camera: Camera, now: float) -> str:
         """Why a silent camera is silent, "" where it is not; warns in the log once a minute."""
-        if camera.silent_for(now) <= SILENT_SECONDS:
+        if not camera.is_silent(now):
             if self._warned.pop(camera.name, None) is not None:
                 self._node.get_logger().info(f"Camera '{camera.name}': pictures come again.")
             return ""

@@ -17,6 +17,7 @@ from svd_vlm_ros.node.images import MAX_PIXELS
 from svd_vlm_ros.node.requests import MAX_NEW_TOKENS, MAX_SECONDS
 
 DEFAULT_CAMERA = "camera"
+AUTO = "auto"  # a camera's reliability that follows its publishers
 _TYPES = {
     str: "a text",
     bool: "true or false",
@@ -251,9 +252,11 @@ CAMERA_PARAMETERS: tuple[Spec, ...] = (
         _AT_CONFIGURE,
     ),
     Spec(
-        "reliable",
-        False,
-        "Ask the publisher to send lost parts of a picture again. It must be reliable, too.",
+        "reliability",
+        AUTO,
+        "Whether lost parts of a picture are sent again: auto (where all publishers of the topic "
+        "offer it), reliable or best_effort.",
         _AT_CONFIGURE,
+        choices=(AUTO, "reliable", "best_effort"),
     ),
 )

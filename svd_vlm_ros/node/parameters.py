@@ -7,6 +7,7 @@ parameters `camera.<name>.*`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.parameter_list import (
+    AUTO,
     CAMERA_PARAMETERS,
     DEFAULT_CAMERA,
     PARAMETERS,
@@ -38,7 +40,7 @@ class CameraSettings:
     name: str
     topic: str
     compressed: bool = False
-    reliable: bool = False
+    reliability: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def check_change(parameters: Iterable[Parameter], unconfigured: bool) -> None:
     for parameter in parameters:
         spec = specs.get(parameter.name)
         if spec is None and (
-            match := re.fullmatch(r"camera\.(\w+)\.(topic|compressed|reliable)", parameter.name)
+            match := re.fullmatch(r"camera\.(\w+)\.(topic|compressed|reliability)", parameter.name)
         ):
             spec = _of_camera(
                 next(spec for spec in CAMERA_PARAMETERS if spec.name == match[2]), match[1]
@@ -183,7 +185,8 @@ def _declare(node: Node, spec: Spec, given: Mapping[str, Parameter]) -> None:
 
 def _of_camera(spec: Spec, camera: str) -> Spec:
     default = "image" if spec.name == "topic" and camera == DEFAULT_CAMERA else spec.default
-    return Spec(f"camera.{camera}.{spec.name}", default, spec.text, spec.when)
+    name = f"camera.{camera}.{spec.name}"
+    return dataclasses.replace(spec, name=name, default=default)
 
 
 def _check_camera_names(names: list[str], given: Mapping[str, Parameter]) -> None:

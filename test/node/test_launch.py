@@ -19,7 +19,7 @@ from launch.launch_description_sources import get_launch_description_from_python
 from svd_vlm_ros.node.parameter_list import PARAMETERS
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
-OF_CAMERA = {"image_topic": "image", "compressed": "false", "reliable": "false"}
+OF_CAMERA = {"image_topic": "image", "compressed": "false", "reliability": "auto"}
 OF_LAUNCH = {"params_file", "namespace", "log_level"}
 
 

@@ -22,7 +22,7 @@ from std_msgs.msg import String
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import SceneDescription
-from svd_vlm_ros.node import health
+from svd_vlm_ros.node import cameras
 from svd_vlm_ros.node.cameras import Camera
 from svd_vlm_ros.node.parameters import CameraSettings
 from svd_vlm_ros.srv import AskScene
@@ -122,7 +122,7 @@ def test_random_models_do_not_describe(robot: Robot) -> None:
 
 
 def test_diagnostics(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(cameras, "SILENT_SECONDS", 0.5)
     robot.start()
     got = listen(robot, DiagnosticArray, "/diagnostics")
 
@@ -189,19 +189,19 @@ def test_why_silent_other_type(robot: Robot, camera: Camera, kind: Any, named: s
 
 def test_why_silent_incompatible_qos(robot: Robot) -> None:
     robot.start(wait=False, autostart=False)
-    camera = Camera(robot.node, CameraSettings("front", "front/image", reliable=True))
+    camera = Camera(robot.node, CameraSettings("front", "front/image", reliability="reliable"))
     robot.publisher("front/image", Image, qos_profile_sensor_data)
     wait_until(lambda: robot.node.count_publishers("/front/image"))
     assert "incompatible QoS on /front/image: /other: " in camera.why_silent()
     assert "best effort publisher" in camera.why_silent().lower()
-    assert "set camera.front.reliable to false" in camera.why_silent()
+    assert "set camera.front.reliability to auto" in camera.why_silent()
 
 
 def test_why_silent_nothing_wrong(robot: Robot, camera: Camera) -> None:
     robot.publisher("front/image")
     wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert "no picture comes on /front/image though 1 publisher(s) fit" in camera.why_silent()
-    assert "camera.front.reliable" in camera.why_silent(), "the publisher is reliable"
+    assert "no picture comes on /front/image though /other publishes there" in camera.why_silent()
+    assert "camera.front.reliability: reliable" in camera.why_silent(), "the publisher is reliable"
 
 
 @pytest.mark.parametrize("reliability", list(QoSReliabilityPolicy)[1:3])
