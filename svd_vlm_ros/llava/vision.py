@@ -65,7 +65,7 @@ class VisionTower:
             valid = valid.to(hidden.device)
         encoder = Encoder(hidden, self._layers) if "encoder" in needs else None
         if encoder is not None and selector is not None and budget is not None:
-            patches, encoded = selector.encode(encoder, valid, budget)
+            patches, encoded = selector.encode(encoder, grid, valid, budget)
             return VisualFeatures(patches, grid, valid, encoded=encoded)
         for layer in self._layers[:-1]:
             hidden = layer(hidden, None)

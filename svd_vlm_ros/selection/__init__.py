@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.baselines import KeepAll, RandomChoice, RowNorm, UniformGrid
+from svd_vlm_ros.selection.cdpruner import CdPruner
+from svd_vlm_ros.selection.divprune import DivPrune
+from svd_vlm_ros.selection.hired import Hired
 from svd_vlm_ros.selection.interface import (
     NEEDS,
     Budget,
@@ -29,7 +32,14 @@ from svd_vlm_ros.selection.interface import (
     looks_at_question,
     make_budget,
 )
+from svd_vlm_ros.selection.mmtok import MmTok
+from svd_vlm_ros.selection.scope import Scope
 from svd_vlm_ros.selection.svd import SvdPrune
+from svd_vlm_ros.selection.svd_pivoted import SvdPivoted
+from svd_vlm_ros.selection.tome import ToMe
+from svd_vlm_ros.selection.trim import Trim
+from svd_vlm_ros.selection.visionzip import VisionZip
+from svd_vlm_ros.selection.vispruner import VisPruner
 
 __all__ = [
     "NEEDS",
@@ -52,6 +62,16 @@ Kind = Literal["before", "inside"]
 # A new selector is one line here.
 _BEFORE: tuple[type[Any], ...] = (
     SvdPrune,
+    SvdPivoted,
+    VisionZip,
+    Hired,
+    Trim,
+    ToMe,
+    DivPrune,
+    Scope,
+    MmTok,
+    CdPruner,
+    VisPruner,
     KeepAll,
     RandomChoice,
     UniformGrid,

@@ -108,6 +108,29 @@ def leverage(
     Returns:
         float64 [n], summing to 1, on the device of `patches`.
     """
+    top = dominant_subspace(patches, rank_energy, largest_rank=largest_rank, centre=centre)
+    if not top.shape[1]:
+        rows = len(patches)
+        return torch.full((rows,), 1.0 / rows, dtype=torch.float64, device=patches.device)
+    scores = top.square().sum(dim=1)
+    return scores / scores.sum()
+
+
+def dominant_subspace(
+    patches: Tensor,
+    rank_energy: float = 0.9,
+    *,
+    largest_rank: int | None = None,
+    centre: bool = False,
+) -> Tensor:
+    """U_k: what spans the columns of a matrix but for a rest of its energy; see `SvdPrune`.
+
+    Takes what `leverage` takes.
+
+    Returns:
+        float64 [n, k], orthonormal columns, on the device of `patches`; k = 0 for a matrix of
+        zeros.
+    """
     matrix = patches.to(torch.float64)
     if centre:
         matrix = matrix - matrix.mean(dim=0)
@@ -118,15 +141,14 @@ def leverage(
     energies, vectors = torch.linalg.eigh(gram.cpu())
     energies = energies.flip(0).clamp(min=0.0)
     if not float(energies[0]) > 0.0:
-        return torch.full((rows,), 1.0 / rows, dtype=torch.float64, device=patches.device)
+        return matrix[:, :0]
     k = rank_of(energies, rank_energy)
     if largest_rank is not None:
         k = min(k, largest_rank)
     top = vectors.flip(1)[:, :k].to(patches.device)
     if not wide:
         top = matrix @ (top / energies[:k].sqrt().to(patches.device))
-    scores = top.square().sum(dim=1)
-    return scores / scores.sum()
+    return top
 
 
 def rank_of(energies: Tensor, share: float) -> int:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the methods share that choose a set as a whole: their inputs, similarities and results.
+
+Features stay on their device; what is small (n x n) comes to the CPU in float64, where a greedy
+loop of some hundred short steps is faster than on a GPU and the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection.interface import (
+    Budget,
+    Need,
+    Selection,
+    VisualFeatures,
+)
+
+# Relative to the largest value of a comparison: what is closer is a tie, and the lower index wins.
+# Rounding in float64 stays a hundred times below it.
+TIE = 1e-12
+
+T = TypeVar("T")
+
+
+def needed(value: T | None, need: Need, selector: str) -> T:
+    """What a selector asked for. `ValueError`: whoever made the features left it out."""
+    if value is None:
+        raise ValueError(f"the selector '{selector}' needs '{need}', which these features lack")
+    return value
+
+
+def tokens_of(budget: Budget, selector: str) -> int:
+    """The number of a fixed budget. `UserError`: it is adaptive, and these methods have no share
+    of anything that could be reached.
+    """
+    if budget.energy is not None:
+        raise UserError(
+            f"The selector '{selector}' chooses a set as a whole and knows no share of energy: "
+            f"give it a number of visual tokens, not {budget.energy}."
+        )
+    return budget.tokens
+
+
+def keep_set(
+    features: VisualFeatures,
+    kept: np.ndarray | Tensor,
+    worth: np.ndarray | Tensor,
+    merge: Tensor | None = None,
+) -> Selection:
+    """A selection from places among the *valid* patches.
+
+    Args:
+        features: the picture.
+        kept: int [k], places among the valid patches, in any order.
+        worth: float [n], one for each valid patch, not negative; for display.
+        merge: see `Selection`; its rows are in ascending order of the kept patches.
+    """
+    valid = features.valid_indices()
+    kept = torch.as_tensor(kept, dtype=torch.int64).sort().values
+    worth = torch.as_tensor(worth, dtype=torch.float64)
+    total = float(worth.sum())
+    worth = worth / total if total > 0.0 else torch.full_like(worth, 1.0 / len(worth))
+    scores = torch.zeros(len(features), dtype=torch.float32, device=valid.device)
+    scores[valid] = worth.to(valid.device, torch.float32)
+    return Selection(valid[kept.to(valid.device)], scores, merge)
+
+
+def keep_all(features: VisualFeatures, worth: np.ndarray | Tensor | None = None) -> Selection:
+    """Every valid patch as it is: what all methods do where the budget reaches that far."""
+    count = len(features.valid_indices())
+    return keep_set(features, np.arange(count), np.ones(count) if worth is None else worth)
+
+
+def rows_of(matrix: Tensor, features: VisualFeatures) -> Tensor:
+    """Of a matrix with a row for each patch the valid rows: float64 [n, d], on its device."""
+    return matrix[features.valid_indices().to(matrix.device)].to(torch.float64)
+
+
+def cosines(rows: Tensor, others: Tensor | None = None) -> np.ndarray:
+    """The cosine of each row with each other row: float64 [n, m]. A row of zeros is like nothing.
+
+    Args:
+        rows: float64 [n, d].
+        others: float64 [m, d]; None: `rows` themselves.
+    """
+    directions = _unit(rows)
+    return (directions @ (directions if others is None else _unit(others)).T).cpu().numpy()
+
+
+def cls_looks(features: VisualFeatures, selector: str) -> np.ndarray:
+    """How much CLS looks at each valid patch, over all heads: float64 [n], summing to 1."""
+    attention = needed(features.cls_attention, "cls_attention", selector)
+    looks = rows_of(attention.T, features).sum(dim=1).cpu().numpy()
+    total = looks.sum()
+    return looks / total if total > 0.0 else np.full(len(looks), 1.0 / len(looks))
+
+
+def ranked(values: np.ndarray) -> np.ndarray:
+    """The places of values from the highest to the lowest, of equal ones the lower place first."""
+    scale = float(np.abs(values).max()) * TIE
+    return np.argsort(-np.round(values / scale) if scale > 0.0 else -values, kind="stable")
+
+
+def first_of_highest(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Along the last axis the lowest place among the highest values.
+
+    Args:
+        values: float64 [..., n].
+        scale: of the comparison: what lies within `TIE` of it is a tie.
+    """
+    return np.argmax(values >= values.max(axis=-1, keepdims=True) - TIE * scale, axis=-1)
+
+
+def merge_matrix(
+    features: VisualFeatures, rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, count: int
+) -> Tensor:
+    """A `Selection.merge` from its entries.
+
+    Args:
+        features: the picture.
+        rows: int [e], the token of each entry.
+        columns: int [e], 0 for CLS, 1 + place among the *valid* patches.
+        weights: float [e].
+        count: of tokens.
+    """
+    valid = features.valid_indices()
+    places = torch.cat([valid.new_zeros(1), 1 + valid])
+    at = torch.stack(
+        [
+            torch.as_tensor(rows, dtype=torch.int64, device=valid.device),
+            places[torch.as_tensor(columns, dtype=torch.int64, device=valid.device)],
+        ]
+    )
+    values = torch.as_tensor(weights, dtype=torch.float32, device=valid.device)
+    shape = (count, 1 + len(features))
+    return torch.sparse_coo_tensor(at, values, shape, check_invariants=True).coalesce()
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
