@@ -88,7 +88,9 @@ def list_files(model: str, revision: str) -> HubModel:
 
 
 def fetch_config(model: HubModel) -> None:
-    """Fetch config.json and refuse what is no LLaVA-1.5, before its weights are fetched."""
+    """Fetch config.json and refuse, before its weights are fetched, what is neither a LLaVA-1.5 nor
+    a CLIP, by which some selectors compare the question with the picture.
+    """
     from huggingface_hub import hf_hub_download
 
     from svd_vlm_ros.llava.files import read_json
@@ -99,7 +101,9 @@ def fetch_config(model: HubModel) -> None:
         with _sentences(model.name, model.revision):
             path = Path(hf_hub_download(model.name, file.name, revision=model.commit))
         if is_whole(path, file):
-            check_architecture(model.name, read_json(path))
+            config = read_json(path)
+            if config.get("model_type") != "clip":
+                check_architecture(model.name, config)
             return
         remove(path.parent, file)
     raise UserError(damaged_twice(file.name))

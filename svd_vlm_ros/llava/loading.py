@@ -82,7 +82,7 @@ def load_llava(
     folder = find_folder(name)
     if not is_random(name):
         check_architecture(name, read_json(folder / "config.json"))
-    with _quietly():
+    with quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         try:
             if is_random(name):
@@ -210,7 +210,7 @@ def _end_tokens(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep transformers' progress bars out of a node's log and of a command's output."""
     from transformers.utils import logging
 
