@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the cells: each picture is encoded once a condition, then asked about in every cell.
+
+Every answer is on file before the next cell is begun, so that a run may be killed at any moment and
+go on by the same command. A run may also be extended: more pictures, selectors, budgets,
+precisions or conditions use the answers that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from svd_vlm_ros import __version__
+from svd_vlm_ros.engine import Answer, Scene, SceneEngine
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.evaluation.cells import CLEAN, REPHRASED, Cell, corruption_of, plan_cells
+from svd_vlm_ros.evaluation.corruptions import corrupt
+from svd_vlm_ros.evaluation.looking import (
+    look,
+    relevance_of,
+    see,
+    selector_options,
+    tokens_read,
+)
+from svd_vlm_ros.evaluation.records import VERSION, Folder, ShardWriter, read_folder
+from svd_vlm_ros.evaluation.rephrase import rephrase
+from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
+from svd_vlm_ros.evaluation.tasks import Item, Task
+
+LOOKS = 12  # pictures that the report shows
+PICTURES = "pictures"  # folder of those pictures, beside the answers
+TOKEN_CAP = 1_000_000  # budgets are numbers here, an energy's cap is never used
+
+Told = Callable[[str, int, int], None]
+"""Called with what is being done, answers that are there, and answers that there will be."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to run.
+
+    Attributes:
+        task: the questions.
+        model, device, seed: see `SceneEngine.load`. The seed is also that of corruptions, wordings
+            and the selector `random`.
+        precisions, selectors, budgets, conditions: what to combine, see `plan_cells`.
+        out: the folder of answers.
+        weights: a hash of the model's files.
+        times: pictures that are timed in each clean cell, one question alone; 0: none.
+        rank, world: this process's share: pictures rank, rank + world, ...
+    """
+
+    task: Task
+    model: str
+    precisions: tuple[str, ...]
+    selectors: tuple[str, ...]
+    budgets: tuple[int, ...]
+    conditions: tuple[str, ...]
+    out: Path
+    weights: str = ""
+    device: str = "auto"
+    seed: int = 0
+    times: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """What all answers of a folder have in common; anything else may differ between runs."""
+        return {
+            "version": VERSION,
+            "scoring": SCORING_VERSION,
+            "package": __version__,
+            "task": self.task.name,
+            "protocol": self.task.protocol,
+            "questions": self.task.fingerprint,
+            "model": self.model,
+            "weights": self.weights,
+            "device": _device_kind(self.device),
+            "seed": self.seed,
+            "relevance": relevance_of(self.model),
+        }
+
+
+@dataclass
+class Shard:
+    """One process's part of a run while it runs."""
+
+    run: Run
+    writer: ShardWriter
+    folder: Folder
+    told: Told
+    impossible: set[Cell] = field(default_factory=set)
+    done: int = 0
+    total: int = 0
+
+    def has_all(self, cell: Cell, items: Sequence[Item]) -> bool:
+        """Whether nothing is left to ask in a cell."""
+        return all(self.folder.has(cell.key, item.id) for item in items)
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        """Put lines on file and into memory."""
+        self.writer.write(lines)
+        for line in lines:
+            self.folder.add(line)
+
+
+def run_shard(run: Run, told: Told = lambda what, done, total: None) -> tuple[Folder, list[Cell]]:
+    """Ask all that has not been asked yet, of this process's pictures.
+
+    Returns:
+        What is on file now, of all processes so far; and the cells of the run.
+
+    Raises:
+        UserError: the folder holds answers made with other settings, or another run writes to it;
+            the model or a name is not known.
+    """
+    pictures = list(run.task.pictures().items())
+    share = pictures[run.rank :: run.world]
+    looked_at = {key for key, _ in pictures[:LOOKS]}
+    with ShardWriter(run.out, run.rank, run.settings()) as writer:
+        shard = Shard(run, writer, read_folder(run.out), told)
+        cells: list[Cell] = []
+        for at, precision in enumerate(run.precisions):
+            cells += _run_precision(shard, precision, share, looked_at if at == 0 else set())
+    return read_folder(run.out), cells
+
+
+def load_engine(run: Run, precision: str) -> SceneEngine:
+    """The engine that answers; it begins with all tokens."""
+    return SceneEngine.load(
+        run.model,
+        precision=precision,
+        selector="none",
+        device=run.device,
+        token_cap=TOKEN_CAP,
+        system_prompt=run.task.system_prompt,
+        seed=run.seed,
+    )
+
+
+def _run_precision(
+    shard: Shard, precision: str, share: list[tuple[str, list[Item]]], looked_at: set[str]
+) -> list[Cell]:
+    run = shard.run
+    shard.told(f"loading {run.model}, {precision}", shard.done, shard.total)
+    engine = load_engine(run, precision)
+    try:
+        patches = engine.info.visual_tokens_total
+        cells = plan_cells(precision, run.selectors, run.budgets, run.conditions, patches)
+        shard.total += len(cells) * sum(len(items) for _, items in share)
+        for key, items in share:
+            _run_picture(shard, engine, cells, key, items, key in looked_at)
+        _time_cells(shard, engine, [c for c in cells if c.condition == CLEAN], share)
+        return cells
+    finally:
+        engine.close()
+
+
+def _run_picture(
+    shard: Shard, engine: SceneEngine, cells: list[Cell], key: str, items: list[Item], shown: bool
+) -> None:
+    todo = [c for c in cells if c not in shard.impossible and not shard.has_all(c, items)]
+    shard.done += len(items) * (len(cells) - len(todo))
+    if not todo:
+        return
+    try:
+        clean = shard.run.task.read(key)
+    except UserError as error:
+        shard.write([{"record": "unread", "picture": key, "reason": str(error)}])
+        shard.done += len(items) * len(todo)
+        return
+    for condition in dict.fromkeys(cell.condition for cell in todo):
+        _run_condition(
+            shard, engine, [c for c in todo if c.condition == condition], key, clean, items, shown
+        )
+
+
+def _run_condition(
+    shard: Shard,
+    engine: SceneEngine,
+    cells: list[Cell],
+    key: str,
+    clean: np.ndarray,
+    items: list[Item],
+    shown: bool,
+) -> None:
+    run = shard.run
+    condition = cells[0].condition
+    corruption = corruption_of(condition)
+    image = corrupt(clean, *corruption, seed=f"{run.seed}/{key}") if corruption else clean
+    prompts = {item.id: _prompt(item, condition, run.seed) for item in items}
+    try:
+        looked = look(engine, image, [cell.selector for cell in cells])
+    except UserError as error:
+        shard.write([{"record": "unread", "picture": key, "reason": str(error)}])
+        shard.done += len(items) * len(cells)
+        return
+    for cell in cells:
+        asked = [item for item in items if not shard.folder.has(cell.key, item.id)]
+        shard.told(f"{cell.precision} {cell.selector} {cell.tokens}", shard.done, shard.total)
+        if asked:
+            try:
+                scene = see(
+                    engine, looked, cell, selector_options(cell.selector, run.model, run.seed)
+                )
+                answers = engine.ask_many(
+                    scene,
+                    [prompts[item.id] for item in asked],
+                    max_new_tokens=[item.max_new_tokens for item in asked],
+                )
+            except UserError as error:
+                # What fails on a cell's very first picture is impossible; later it is this picture.
+                if not shard.folder.answers.get(cell.key):
+                    shard.impossible.add(cell)
+                refused = {"record": "refused", "cell": cell.key, "picture": key}
+                shard.write([{**refused, "reason": str(error)}])
+            else:
+                lines = [
+                    _line(cell, item, answer, scene, run.task)
+                    for item, answer in zip(asked, answers, strict=True)
+                ]
+                if shown and condition == CLEAN:
+                    lines += _shown(run.out, cell, key, image, scene, answers[0])
+                shard.write(lines)
+        shard.done += len(items)
+    shard.told("", shard.done, shard.total)
+
+
+def _device_kind(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.partition(":")[0]
+
+
+def _prompt(item: Item, condition: str, seed: int) -> str:
+    question = item.question
+    if condition == REPHRASED:
+        question = rephrase(question, f"{seed}/{item.id}")
+    return question + item.suffix
+
+
+def _line(cell: Cell, item: Item, answer: Answer, scene: Scene, task: Task) -> dict[str, Any]:
+    return {
+        "record": "answer",
+        "cell": cell.key,
+        "id": item.id,
+        "picture": item.picture,
+        "kind": item.kind,
+        "answer": answer.text,
+        "score": round(task.score(item, answer.text), 4),
+        "tokens": round(tokens_read(scene, answer), 2),
+    }
+
+
+def _shown(
+    out: Path, cell: Cell, key: str, image: np.ndarray, scene: Scene, answer: Answer
+) -> list[dict[str, Any]]:
+    """What the report draws of a picture in a cell: where the kept tokens come from."""
+    path = picture_path(out, key)
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    selection = answer.selection if answer.selection is not None else scene.selection
+    if selection is None:
+        return []
+    framing = scene.framing
+    merged: dict[int, list[int]] = {}
+    if selection.merge is not None:
+        rows, columns = selection.merge.coalesce().indices().tolist()
+        for row, column in zip(rows, columns, strict=True):
+            merged.setdefault(row, []).append(column - 1)  # -1: CLS
+    indices = selection.indices.tolist()
+    return [
+        {
+            "record": "look",
+            "cell": cell.key,
+            "picture": key,
+            "kept": indices,
+            "merged": {
+                str(indices[row]): made for row, made in merged.items() if made != [indices[row]]
+            },
+            "grid": list(framing.grid),
+            "size": [framing.height, framing.width],
+            "patch": [framing.x0, framing.y0, framing.patch_width, framing.patch_height],
+        }
+    ]
+
+
+def picture_path(out: Path, key: str) -> Path:
+    """Where a picture of the report is kept."""
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in key)
+    return out / PICTURES / f"{name}.jpg"
+
+
+def _time_cells(
+    shard: Shard, engine: SceneEngine, cells: list[Cell], share: list[tuple[str, list[Item]]]
+) -> None:
+    """Time what a user waits for: one new picture and one question, nothing shared."""
+    run = shard.run
+    wanted = [
+        cell
+        for cell in cells
+        if cell not in shard.impossible and len(shard.folder.times.get(cell.key, [])) < run.times
+    ]
+    if run.rank or not wanted:
+        return
+    for key, items in share[: run.times]:
+        try:
+            image = run.task.read(key)
+        except UserError:
+            continue
+        for cell in wanted:
+            shard.told(f"timing {cell.selector} {cell.tokens}", shard.done, shard.total)
+            options = selector_options(cell.selector, run.model, run.seed)
+            engine.use_selector(cell.selector, visual_tokens=cell.tokens, **options)
+            for line in _timed(engine, image, items[0], cell, key):
+                shard.write([line])
+
+
+def _timed(
+    engine: SceneEngine, image: np.ndarray, item: Item, cell: Cell, key: str
+) -> Iterator[dict[str, Any]]:
+    for warm in (False, True):  # the first time of a new shape is never the usual one
+        try:
+            scene = engine.see(image)
+            answer = engine.ask(
+                scene, item.question + item.suffix, max_new_tokens=item.max_new_tokens
+            )
+        except UserError:
+            return
+        if warm:
+            yield {
+                "record": "time",
+                "cell": cell.key,
+                "picture": key,
+                "first_token": scene.timings.total + answer.timings.first_token,
+                "total": scene.timings.total + answer.timings.total,
+            }

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked: a task is a list of questions about pictures, with the rule that scores answers.
+
+`open_task` makes one. A task is a value: it holds no model, and reads its pictures one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_vlm_ros.errors import UserError
+
+TASK_NAMES = ("scout", "gqa", "textvqa")
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What LLaVA-1.5's evaluation writes behind the questions of GQA and TextVQA."""
+
+LLAVA_SYSTEM_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""The system prompt of LLaVA-1.5's evaluation (conversation template vicuna_v1)."""
+
+LLAVA_MAX_NEW_TOKENS = 128
+NAMED = 5  # of a list of missing things, how many a sentence names
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one picture.
+
+    Attributes:
+        id: the data set's own id, unique in a task.
+        picture: the key of its picture.
+        question: what a person asked; the part that `--rephrase` may change.
+        truth: the true answers: one, or those of all annotators.
+        kind: the row of the table by kinds that it counts in.
+        suffix: what stands behind the question in the prompt.
+        max_new_tokens: the longest answer.
+    """
+
+    id: str
+    picture: str
+    question: str
+    truth: tuple[str, ...]
+    kind: str
+    suffix: str = ""
+    max_new_tokens: int = LLAVA_MAX_NEW_TOKENS
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions about pictures and the rule that scores the answers.
+
+    Attributes:
+        name: one of `TASK_NAMES`.
+        items: the questions, those of one picture in a row.
+        read: a picture by its key: uint8 [H, W, 3], RGB. `UserError`: it can't be read.
+        score: of an answer's text, 0 to 1.
+        protocol: in a sentence, how it is asked and scored.
+        system_prompt: in front of the conversation; None: none.
+        fingerprint: of the files that the questions came from: other files, other questions.
+        missing: keys of pictures that are not there; their questions are not in `items`.
+        left_out: how many questions those were.
+        notes: what a reader of the result should know, in sentences.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    read: Callable[[str], np.ndarray]
+    score: Callable[[Item, str], float]
+    protocol: str
+    system_prompt: str | None = None
+    fingerprint: str = ""
+    missing: tuple[str, ...] = ()
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+    def pictures(self) -> dict[str, list[Item]]:
+        """The questions of each picture, pictures in the order of the task."""
+        found: dict[str, list[Item]] = {}
+        for item in self.items:
+            found.setdefault(item.picture, []).append(item)
+        return found
+
+    def first(self, pictures: int) -> Task:
+        """The task with the first pictures only. 0: all of them."""
+        keys = list(self.pictures())
+        if not pictures or pictures >= len(keys):
+            return self
+        kept = frozenset(keys[:pictures])
+        return replace(self, items=tuple(item for item in self.items if item.picture in kept))
+
+
+def open_task(name: str, data: Path | None = None, *, pictures: int = 0, ocr: bool = True) -> Task:
+    """Read a task's questions.
+
+    Args:
+        name: one of `TASK_NAMES`.
+        data: the folder of the data set; scout draws its own pictures and takes none.
+        pictures: only the first so many; 0: all of them, of scout `held_out.PICTURES`.
+        ocr: TextVQA: write the OCR tokens into the prompt, as LLaVA-1.5's evaluation does.
+
+    Raises:
+        UserError: files are missing or broken.
+    """
+    if name == "scout":
+        from svd_vlm_ros.evaluation.held_out import scout_task
+
+        if data is not None:
+            raise UserError("The task scout draws its own pictures: leave --data out.")
+        return scout_task(pictures)
+    if name not in TASK_NAMES:
+        raise UserError(f"There is no task '{name}': take one of {', '.join(TASK_NAMES)}.")
+    if data is None:
+        raise UserError(
+            f"The task {name} needs its data set: name its folder with --data "
+            "(docs/evaluation.md says how to get it)."
+        )
+    if not data.is_dir():
+        raise UserError(f"There is no folder {data}: check --data.")
+    if name == "gqa":
+        from svd_vlm_ros.evaluation.gqa import gqa_task
+
+        return gqa_task(data).first(pictures)
+    from svd_vlm_ros.evaluation.textvqa import textvqa_task
+
+    return textvqa_task(data, ocr=ocr).first(pictures)
+
+
+def find_file(data: Path, names: Sequence[str], what: str) -> Path:
+    """The first of several places in a data set's folder where a file is. `UserError`: none is."""
+    for name in names:
+        if (data / name).is_file():
+            return data / name
+    raise UserError(f"{what} is not in {data}: it should be {' or '.join(names)} there.")
+
+
+def find_folder(data: Path, names: Sequence[str], what: str) -> Path:
+    """As `find_file`, for a folder."""
+    for name in names:
+        if (data / name).is_dir():
+            return data / name
+    raise UserError(f"{what} are not in {data}: they should be in {' or '.join(names)} there.")
+
+
+def read_json_file(path: Path, **options: Any) -> Any:
+    """The content of a JSON file. `UserError` where it is cut or no JSON at all."""
+    try:
+        return json.loads(path.read_text("utf-8"), **options)
+    except OSError as error:
+        raise UserError(f"Can't read {path}: {error.strerror or error}.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is cut or no JSON: fetch it again ({error}).") from error
+
+
+def fingerprint(*paths: Path) -> str:
+    """A short hash of the files that a task was read from."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def without_duplicates(items: Sequence[Item], path: Path) -> tuple[list[Item], int]:
+    """The items with each id once, and how many repetitions were dropped.
+
+    Raises:
+        UserError: two different questions have one id: an answer to it would be of neither.
+    """
+    found: dict[str, Item] = {}
+    for item in items:
+        known = found.setdefault(item.id, item)
+        if known != item:
+            raise UserError(
+                f"{path} has two different questions with the id {item.id} "
+                f"({known.question!r} and {item.question!r}): fetch it again."
+            )
+    return list(found.values()), len(items) - len(found)
+
+
+def split_missing(
+    items: Sequence[Item], folder: Path, suffix: str = ".jpg"
+) -> tuple[list[Item], tuple[str, ...]]:
+    """The items whose picture is there, by picture, and the pictures that are not.
+
+    Raises:
+        UserError: none is there.
+    """
+    by_picture: dict[str, list[Item]] = {}
+    for item in items:
+        by_picture.setdefault(item.picture, []).append(item)
+    if not items:
+        raise UserError("There is not one question in the data set: fetch it again.")
+    there = {key for key in by_picture if (folder / f"{key}{suffix}").is_file()}
+    if not there:
+        example = next(iter(by_picture), "name")
+        raise UserError(
+            f"None of the pictures is in {folder}: the first would be {example}{suffix}."
+        )
+    missing = tuple(key for key in by_picture if key not in there)
+    return [item for key, of in by_picture.items() if key in there for item in of], missing
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names of a list, for a sentence."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
