@@ -12,7 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from svd_vlm_ros import __version__
-from svd_vlm_ros.cli import ask, demo, describe, doctor, download, flops, plan
+from svd_vlm_ros.cli import annotate, ask, bench, demo, describe, doctor, download, flops, plan
+from svd_vlm_ros.cli import eval as eval_command
 from svd_vlm_ros.cli.console import print_error
 from svd_vlm_ros.errors import UserError
 
@@ -37,11 +38,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+app.command("annotate")(annotate.annotate)
 app.command("ask")(ask.ask)
 app.command("describe")(describe.describe)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("download")(download.download)
+app.command("eval")(eval_command.evaluate)
 app.command("flops")(flops.flops)
 app.command("plan")(plan.plan)
 

@@ -14,7 +14,7 @@ from svd_vlm_ros.cli.console import gigabytes, milliseconds
 from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.cli.options import parse_visual_tokens
 
-COMMANDS = ("ask", "demo", "describe", "doctor", "download", "flops", "plan")
+COMMANDS = ("ask", "bench", "demo", "describe", "doctor", "download", "flops", "plan")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

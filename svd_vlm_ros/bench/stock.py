@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformers' own way to an answer, on the engine's weights: what a user has without us.
+
+Processor, `LlavaForConditionalGeneration.generate` with greedy search, all visual tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from svd_vlm_ros.bench.samples import now
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.llava.loading import LoadedLlava
+
+
+class Stock:
+    """`generate` on a loaded LLaVA. It shares the weights and changes nothing of the model."""
+
+    def __init__(self, loaded: LoadedLlava, processor: Any) -> None:
+        self._model: Any = loaded.model
+        self._processor = processor
+        self._device = loaded.device
+        self._dtype = loaded.dtype
+
+    @torch.inference_mode()
+    def answer(self, picture: np.ndarray, question: str, tokens: int) -> dict[str, float]:
+        """Answer with exactly `tokens` tokens.
+
+        Returns:
+            Seconds: preprocess, vision, select (0), project, prefill, first_token, token, answer;
+            and prompt_tokens.
+        """
+        begun = now(self._device)
+        inputs = self._processor(
+            images=picture, text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt"
+        ).to(self._device, self._dtype)
+        prepared = now(self._device)
+        clock = _Clock(self._device)
+        parts = self._model.model
+        with (
+            _timed(parts.vision_tower, self._device) as vision,
+            _timed(parts.multi_modal_projector, self._device) as project,
+        ):
+            self._model.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                streamer=clock,
+            )
+        first, last = clock.times[1], clock.times[-1]  # the prompt came first
+        return {
+            "preprocess": prepared - begun,
+            "vision": vision[0],
+            "select": 0.0,
+            "project": project[0],
+            "prefill": first - prepared - vision[0] - project[0],
+            "first_token": first - begun,
+            "token": (last - first) / max(tokens - 1, 1),
+            "answer": last - begun,
+            "prompt_tokens": float(inputs["input_ids"].shape[1]),
+        }
+
+
+class _Clock:
+    """A streamer that notes when something came. `generate` moves it to the CPU first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.times: list[float] = []
+
+    def put(self, _: object) -> None:
+        self.times.append(now(self._device))
+
+    def end(self) -> None:
+        pass
+
+
+@contextmanager
+def _timed(module: nn.Module, device: torch.device) -> Iterator[list[float]]:
+    """Collect the seconds of each call of a module; the hooks are gone afterwards."""
+    taken: list[float] = []
+    begun: list[float] = []
+    before: Callable[..., None] = lambda *_: begun.append(now(device))  # noqa: E731
+    after: Callable[..., None] = lambda *_: taken.append(now(device) - begun[-1])  # noqa: E731
+    hooks = (module.register_forward_pre_hook(before), module.register_forward_hook(after))
+    try:
+        yield taken
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`svd-vlm bench`: what selection, precision and reuse are worth on this machine."""
+
+# No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svd_vlm_ros.cli import options
+from svd_vlm_ros.cli.console import print_json, print_warning, stderr, stdout
+from svd_vlm_ros.errors import UserError
+
+PRECISIONS = [precision.value for precision in options.Precision]
+
+
+def bench(
+    model: options.Model = "random:llava-1.5-7b",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="P,P,...",
+            help="One or more of fp32, bf16, fp16, int8, int4; each runs in a process of its own.",
+        ),
+    ] = "bf16",
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="R,R,...",
+            help="stock (transformers' generate with all tokens) and numbers of visual tokens.",
+        ),
+    ] = "stock,576,192,128,64,32,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the rows take turns.")] = 3,
+    answer_tokens: Annotated[
+        int, typer.Option("--answer-tokens", min=2, help="Tokens written for each answer.")
+    ] = 16,
+    selector: options.SelectorName = "svd",
+    device: options.Device = "auto",
+    cpu_threads: Annotated[
+        int, typer.Option("--cpu-threads", min=0, help="Threads of torch; 0: as they are.")
+    ] = 0,
+    save: Annotated[
+        options.MaybePath,
+        typer.Option("--save", metavar="PATH", help="Also write PATH.md and PATH.json."),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure answers, further questions and selectors, against transformers' generate.
+
+    Stock and engine share one set of weights; the rows take turns over several rounds, and medians
+    with their spread are shown beside the limits of this machine, measured in the same run.
+    `random:llava-1.5-7b` needs no download and as much time and memory as the real one.
+
+    Example:  svd-vlm bench --model random:llava-1.5-7b --precision bf16,int4 --save bench
+    """
+    precisions = list(dict.fromkeys(part.strip() for part in precision.split(",")))
+    for each in precisions:
+        if each not in PRECISIONS:
+            raise typer.BadParameter(
+                f"there is no precision '{each}': take one of {', '.join(PRECISIONS)}"
+            )
+    chosen = {
+        "--model": model,
+        "--rows": rows,
+        "--rounds": rounds,
+        "--answer-tokens": answer_tokens,
+        "--selector": selector,
+        "--device": device,
+        "--cpu-threads": cpu_threads,
+    }
+    words = [word for name, value in chosen.items() for word in (name, str(value))]
+    command = shlex.join(["svd-vlm", "bench", *words, "--precision", ",".join(precisions)])
+    records: list[dict[str, Any]] = []
+    for each in precisions:
+        if len(precisions) > 1:
+            records.append(_in_a_process([*words, "--precision", each], records, save))
+        else:
+            from svd_vlm_ros.bench.run import BenchSettings, measure
+
+            settings = BenchSettings(
+                model, each, device, cpu_threads, rows, rounds, answer_tokens, selector
+            )
+            with _progress(each) as watch:
+                records.append(measure(settings, watch))
+        _save(save, records, command)
+    if as_json:
+        print_json(records[0] if len(records) == 1 else records)
+    else:
+        _print(records)
+
+
+def _in_a_process(
+    words: list[str], records: list[dict[str, Any]], save: Path | None
+) -> dict[str, Any]:
+    """Measure one precision in a process of its own, so that none counts another's memory."""
+    done = subprocess.run(
+        [sys.executable, "-m", "svd_vlm_ros.cli.main", "bench", *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        if records and not save:
+            _print(records)
+        kept = f"; what was measured before is in {save}.json" if records and save else ""
+        raise UserError(f"The measurement with {words[-1]} ended early, as said above{kept}.")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def _save(path: Path | None, records: list[dict[str, Any]], command: str) -> None:
+    """Write what there is so far: a later precision may fail."""
+    from svd_vlm_ros.bench.report import add_speedups, markdown
+
+    add_speedups(records)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"command": command, "records": records}, indent=2)
+        path.with_name(path.name + ".json").write_text(text + "\n", encoding="utf-8")
+        path.with_name(path.name + ".md").write_text(markdown(records, command), encoding="utf-8")
+    except OSError as error:
+        # The figures took minutes: they are shown all the same.
+        print_warning(f"the tables can't be written to {path} ({error.strerror})")
+
+
+def _print(records: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from svd_vlm_ros.bench.report import tables
+
+    console = stdout()
+    for table in tables(records):
+        shown = Table(title=table.title, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(table.columns):
+            shown.add_column(column, justify="right" if number else "left")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+        for note in table.notes:
+            console.print(note, style="dim")
+        console.print()
+
+
+@contextmanager
+def _progress(precision: str) -> Iterator[Callable[[int], Callable[[str], None]]]:
+    """A progress bar on stderr, on a terminal; it says what is being measured."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=stderr(), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task(f"{precision}: loading", total=None)
+
+        def watch(steps: int) -> Callable[[str], None]:
+            bar.update(task, total=steps)
+
+            def step(words: str) -> None:
+                bar.update(task, advance=1, description=f"{precision}: {words}")
+
+            return step
+
+        yield watch
