@@ -75,10 +75,10 @@ def _impulse_noise(image: Image, s: int, rng: np.random.Generator, scale: float)
 
 def _defocus_blur(image: Image, s: int, rng: np.random.Generator, scale: float) -> Image:
     radius, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[s]
-    radius *= scale
-    reach = int(np.ceil(radius))
+    wide = radius * scale
+    reach = int(np.ceil(wide))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disk = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+    disk = np.clip(wide + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
     disk = np.asarray(cv2.GaussianBlur(disk, (0, 0), soft))
     return cv2.filter2D(image, -1, disk / disk.sum(), borderType=cv2.BORDER_REFLECT_101)
 
@@ -148,7 +148,7 @@ def _jpeg(image: Image, s: int, rng: np.random.Generator, scale: float) -> Image
     bgr = cv2.cvtColor(np.rint(image * 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
     quality = (25, 18, 15, 10, 7)[s]
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    read = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    read = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return cv2.cvtColor(read, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
 
 

@@ -43,6 +43,7 @@ class Folder:
         unread: {picture: reason}: the picture could not be read.
         times: {cell key: [seconds of each timed answer]}.
         looks: lines about what was kept in the pictures of the report.
+        asked: {picture: {question id: (question, true answer)}} of those pictures.
         duplicates: answers that were there twice; the first one counts.
         broken: "file, line N" of lines that are no JSON.
     """
@@ -53,6 +54,7 @@ class Folder:
     unread: dict[str, str] = field(default_factory=dict)
     times: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     looks: list[dict[str, Any]] = field(default_factory=list)
+    asked: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     duplicates: int = 0
     broken: list[str] = field(default_factory=list)
 
@@ -88,6 +90,9 @@ class Folder:
             self.unread[line["picture"]] = line["reason"]
         elif kind == "time":
             self.times.setdefault(line["cell"], []).append(dict(line))
+        elif kind == "asked":
+            asked = {q: (text, true) for q, text, true in line["questions"]}
+            self.asked[line["picture"]] = asked
         elif kind == "look":
             self.looks.append(dict(line))
         elif kind == "settings":

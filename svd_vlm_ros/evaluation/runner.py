@@ -176,6 +176,9 @@ def _run_picture(
         shard.write([{"record": "unread", "picture": key, "reason": str(error)}])
         shard.done += len(items) * len(todo)
         return
+    if shown and key not in shard.folder.asked:
+        asked = [(item.id, item.question, _truth(item)) for item in items]
+        shard.write([{"record": "asked", "picture": key, "questions": asked}])
     for condition in dict.fromkeys(cell.condition for cell in todo):
         _run_condition(
             shard, engine, [c for c in todo if c.condition == condition], key, clean, items, shown
@@ -244,6 +247,11 @@ def _prompt(item: Item, condition: str, seed: int) -> str:
     if condition == REPHRASED:
         question = rephrase(question, f"{seed}/{item.id}")
     return question + item.suffix
+
+
+def _truth(item: Item) -> str:
+    """The true answer, of several the one that most gave."""
+    return max(item.truth, key=item.truth.count)
 
 
 def _line(cell: Cell, item: Item, answer: Answer, scene: Scene, task: Task) -> dict[str, Any]:
