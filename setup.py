@@ -36,6 +36,7 @@ DEPENDENCIES = [
     "opencv-python-headless>=4.9",
     "pillow>=10.2",
     "rich>=13",
+    "rosbags>=0.11",
     "safetensors>=0.5",
     "tokenizers>=0.22",
     "torch>=2.4",
