@@ -14,6 +14,7 @@ from html import escape
 
 # Colours that are told apart by most eyes, on white and on black (after Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#808080")
+DODGE = 1.3  # pixels from one line's points to the next one's
 DASHES = ("", "7 3", "2 3")
 # Paths around 0, 0; even ones are filled.
 MARKERS = (
@@ -29,7 +30,7 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: a name, and points (x, y, half interval of y) in the order of x."""
+    """A line of a chart: a name, and points (x, y, half interval of y) in the order of the line."""
 
     name: str
     points: tuple[tuple[float, float, float], ...]
@@ -56,14 +57,14 @@ class Chart:
 def style(index: int) -> tuple[str, str, str, bool]:
     """How line number `index` looks: colour, dashes, marker, and whether that is filled.
 
-    Neighbours differ in all; up to 42 lines no two are alike without colour.
+    Neighbours differ in all of them; of 42 lines no two are alike without colour.
     """
-    filled = (index // len(MARKERS)) % 2 == 0
+    marker, turn = index % len(MARKERS), index // len(MARKERS)
     return (
         COLOURS[index % len(COLOURS)],
-        DASHES[(index + index // (2 * len(MARKERS))) % len(DASHES)],
-        MARKERS[index % len(MARKERS)],
-        filled,
+        DASHES[(turn // 2 + marker) % len(DASHES)],
+        MARKERS[marker],
+        turn % 2 == 0,
     )
 
 
@@ -134,7 +135,7 @@ def _axes(chart: Chart, box: _Box, width: int, height: int) -> list[str]:
     for value in chart.ticks:
         x = box.x(value)
         parts.append(f'<path class="tick" d="M{x:.1f} {box.bottom}v5"/>')
-        text = f"{value:g}"
+        text = f"{value:.3g}"
         if x - last >= 9 * len(text):
             y = box.bottom + 18
             parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{text}</text>')
@@ -153,7 +154,8 @@ def _axes(chart: Chart, box: _Box, width: int, height: int) -> list[str]:
 
 
 def _line(index: int, line: Line, box: _Box) -> list[str]:
-    spots = [(box.x(x), box.y(y)) for x, y, _ in line.points]
+    aside = (index % 9 - 4) * DODGE  # so that intervals at one x don't hide each other
+    spots = [(box.x(x) + aside, box.y(y)) for x, y, _ in line.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
     parts = [f'<g class="line l{index}"><title>{escape(line.name)}</title>', _stroke(index, path)]
     for (x, y), (_, value, error) in zip(spots, line.points, strict=True):
@@ -190,11 +192,11 @@ def ticks_of(lines: Sequence[Line]) -> tuple[float, ...]:
 
 
 def round_ticks(lines: Sequence[Line]) -> tuple[float, ...]:
-    """Round values of x (1, 2 and 5 times powers of ten) inside of what occurs."""
+    """Round values of x (such as 0.2, 0.3, 0.4) inside of what occurs."""
     xs = [x for line in lines for x, _, _ in line.points]
     if not xs:
         return ()
     low, high = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs)))
-    candidates = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
+    candidates = [m * 10.0**e for e in range(low, high + 1) for m in (1, 1.5, 2, 3, 4, 5, 7)]
     inside = tuple(value for value in candidates if min(xs) <= value <= max(xs))
     return inside if len(inside) > 1 else (min(xs), max(xs))

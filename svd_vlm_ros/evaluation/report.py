@@ -42,14 +42,16 @@ th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:
 thead th{background:var(--tint)!important}tbody tr:last-child td{border-bottom:0}
 svg text{font:13px system-ui,sans-serif;fill:var(--ink)}
 svg .grid{stroke:var(--rule);stroke-width:1}svg .axis,svg .tick{stroke:var(--soft);fill:none}
-svg .error{stroke-width:1;opacity:.55}
+svg .error{stroke-width:1;opacity:.45}
 .chart{display:block;max-width:100%;height:auto}.narrow{display:none}
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;margin:.4em 0;font-size:.92em}
 .legend label{display:inline-flex;align-items:center;gap:5px;cursor:pointer;padding:2px 0}
 .swatch{flex:none}
 details{border:1px solid var(--rule);border-radius:6px;margin:8px 0;padding:0 12px}
 summary{cursor:pointer;padding:8px 0;font-weight:600}
-.picture summary{display:flex;align-items:center;gap:12px}.thumb{width:84px;height:auto;flex:none}
+.picture>summary{display:flex;align-items:center;gap:12px;list-style:none}
+.picture>summary::before{content:"▸"}.picture[open]>summary::before{content:"▾"}
+.thumb{width:84px;height:auto;flex:none}
 .looks{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
 figure{margin:0}figure svg{width:100%;height:auto;display:block;border-radius:4px}
 figcaption{font-size:.88em;margin-top:4px}
@@ -85,7 +87,8 @@ def report_html(out: Path, folder: Folder) -> str:
     """The page as text."""
     results = collect(folder)
     names = _names(results)
-    title = f"Selectors on {results.settings.get('task')}, {results.settings.get('model')}"
+    settings = results.settings
+    title = f"Visual-token selectors: task {settings.get('task')}, model {settings.get('model')}"
     toggles = "".join(
         f"body:has(#s{at}:not(:checked)) .l{at}{{display:none}}" for at in range(len(names))
     )
@@ -181,14 +184,14 @@ def _lines(results: Results, precision: str, names: list[str], timed: bool) -> t
     lines = []
     for name in names:
         points = []
-        for cell, found in results.cells.items():
+        for cell, found in results.cells.items():  # by falling budget
             ours = cell.selector in (name, KEEP_ALL) and cell.condition == CLEAN
             if not ours or cell.precision != precision or not found.accuracy:
                 continue
             x = found.first_token if timed else round(found.tokens)
             if x:
                 points.append((float(x), found.accuracy.mean, found.accuracy.interval))
-        lines.append(Line(name, tuple(sorted(points))))
+        lines.append(Line(name, tuple(points)))
     return tuple(lines)
 
 
