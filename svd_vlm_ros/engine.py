@@ -7,22 +7,26 @@
     engine.choose(scene, "is the path clear?", ["yes", "no"]).probabilities
 
 SVD-Prune chooses tokens by the picture alone, so that everything up to the question is computed
-once: `see` encodes, selects, projects, and lets the language model read system prompt and picture.
-Each question continues from a copy of what it remembers.
+once: `see` encodes, selects, projects, and lets the language model read the picture. Each question
+continues from there, and questions that wait together are answered in one batch. A selector that
+looks at the question can't share: then `see` encodes, and each question does the rest for itself
+(`Scene.shareable`).
+
+`engine_looking` makes scenes, `engine_asking` answers, `engine_types` has the values.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from svd_vlm_ros.engine_asking import Asker
+from svd_vlm_ros.engine_looking import Looker, Rule
 from svd_vlm_ros.engine_types import (
     Answer,
     AnswerTimings,
@@ -36,16 +40,11 @@ from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.language import LanguageModel
 from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava, load_llava
 from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
-from svd_vlm_ros.llava.preprocess import ASPECTS, Framing, Picture, check_image, preprocess
-from svd_vlm_ros.llava.projector import Projector
+from svd_vlm_ros.llava.preprocess import ASPECTS, Framing, check_image
 from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
-from svd_vlm_ros.llava.vision import VisionTower
-from svd_vlm_ros.selection import Budget, Selector, VisualFeatures, make_budget, make_selector
+from svd_vlm_ros.selection import Budget, Need, VisualFeatures, make_budget, make_selector
 
 __all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
-
-ShouldStop = Callable[[], str | None]
-OnText = Callable[[str], None]
 
 
 class SceneEngine:
@@ -62,16 +61,18 @@ class SceneEngine:
         self,
         loaded: LoadedLlava,
         info: EngineInfo,
-        selector: Selector,
+        selector: Any,
         system_prompt: str | None = None,
     ) -> None:
-        self.info = info
-        self._loaded: LoadedLlava | None = loaded
+        budget = make_budget(info.visual_tokens, info.token_cap)
         self._selector = selector
-        self._vision = VisionTower(loaded.model)
-        self._projector = Projector(loaded.model)
+        self._rule = Rule.of(selector, loaded, info.visual_tokens_total, budget)
+        self.info = replace(info, shareable=self._rule.shareable)
+        self._loaded: LoadedLlava | None = loaded
         self._language = LanguageModel(loaded.model)
         self._prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, system_prompt)
+        self._looker = Looker(loaded, self._language, self._prompt.before, info.aspect)
+        self._asker = Asker(loaded, self._language, self._prompt, self._looker, info.context)
 
     @classmethod
     def load(
@@ -154,15 +155,8 @@ class SceneEngine:
         """
         check_image(image)
         budget = self._budget(visual_tokens)
-        watch = Stopwatch(self._open().device)
-        picture = self._frame(image)
-        preprocess_seconds = watch.lap()
-        features = self._look(picture)
-        shape = (image.shape[0], image.shape[1], image.shape[2])
-        encode_seconds = watch.lap()
-        return self._scene(
-            features, budget, picture.framing, shape, watch, preprocess_seconds, encode_seconds
-        )
+        self._open()
+        return self._looker.see(image, self._rule, budget)
 
     @torch.inference_mode()
     def see_features(
@@ -176,8 +170,8 @@ class SceneEngine:
         """`see` from features that were computed before, so that selectors share one encoding.
 
         Args:
-            features: of this engine's model, from `features`.
-            framing: where the patches lie in the picture, from `preprocess`.
+            features: of this engine's model, from `features`, with what the selector needs.
+            framing: where the patches lie in the picture, from `framing`.
             image_shape: height, width and channels of the picture.
             visual_tokens: another budget than the engine's.
 
@@ -186,7 +180,35 @@ class SceneEngine:
         """
         budget = self._budget(visual_tokens)
         watch = Stopwatch(self._open().device)
-        return self._scene(features, budget, framing, image_shape, watch)
+        return self._looker.scene(features, self._rule, budget, framing, image_shape, watch)
+
+    @torch.inference_mode()
+    def features(self, image: np.ndarray, needs: frozenset[Need] | None = None) -> VisualFeatures:
+        """What the tower sees in a picture, before any selection; for evaluating selectors.
+
+        Args:
+            image: as in `see`.
+            needs: what is wanted beyond the patches, of `svd_vlm_ros.selection.NEEDS`; what needs
+                a question is left out. None: what the engine's selector needs.
+
+        Raises:
+            UserError: the picture can't be used.
+        """
+        check_image(image)
+        self._open()
+        if needs is None:
+            needs = self._rule.needs
+        return self._looker.look(self._looker.frame(image), needs)
+
+    def framing(self, image: np.ndarray) -> Framing:
+        """Where the patches lie in a picture; for `see_features`.
+
+        Raises:
+            UserError: the picture can't be used.
+        """
+        check_image(image)
+        self._open()
+        return self._looker.frame(image).framing
 
     def use_selector(
         self,
@@ -209,67 +231,26 @@ class SceneEngine:
         """
         tokens = self.info.visual_tokens if visual_tokens is None else visual_tokens
         cap = self.info.token_cap if token_cap is None else token_cap
-        make_budget(tokens, cap)
-        self._selector = make_selector(name, **options)
-        self.info = replace(self.info, selector=name, visual_tokens=tokens, token_cap=cap)
-
-    def _budget(self, visual_tokens: int | float | None) -> Budget:
-        if visual_tokens is None:
-            visual_tokens = self.info.visual_tokens
-        return make_budget(visual_tokens, self.info.token_cap)
-
-    def _scene(
-        self,
-        features: VisualFeatures,
-        budget: Budget,
-        framing: Framing,
-        image_shape: tuple[int, int, int],
-        watch: Stopwatch,
-        preprocess_seconds: float = 0.0,
-        encode_seconds: float = 0.0,
-    ) -> Scene:
-        selection = self._selector(features, budget)
-        select_seconds = watch.lap()
-        tokens = self._projector(features, selection)
-        project_seconds = watch.lap()
-        text = self._language.embed(self._prompt.before)
-        prefix = self._language.read(torch.cat([text, tokens.to(text.dtype)]))
-        return Scene(
-            selection=selection,
-            tokens_kept=len(tokens),
-            tokens_total=len(features),
-            grid=features.grid,
-            image_shape=image_shape,
-            framing=framing,
-            prefix=prefix,
-            timings=SceneTimings(
-                preprocess=preprocess_seconds,
-                encode=encode_seconds,
-                select=select_seconds,
-                project=project_seconds,
-                prefill=watch.lap(),
-            ),
+        selector = make_selector(name, **options)
+        budget = make_budget(tokens, cap)
+        rule = Rule.of(selector, self._open(), self.info.visual_tokens_total, budget)
+        self._selector, self._rule = selector, rule
+        self.info = replace(
+            self.info,
+            selector=name,
+            visual_tokens=tokens,
+            token_cap=cap,
+            shareable=rule.shareable,
         )
 
-    @torch.inference_mode()
-    def features(self, image: np.ndarray) -> VisualFeatures:
-        """What the tower sees in a picture, before any selection; for evaluating selectors.
-
-        Raises:
-            UserError: the picture can't be used.
-        """
-        check_image(image)
-        return self._look(self._frame(image))
-
-    @torch.inference_mode()
     def ask(
         self,
         scene: Scene,
         question: str,
         *,
         max_new_tokens: int = 64,
-        should_stop: ShouldStop | None = None,
-        on_text: OnText | None = None,
+        should_stop: Callable[[], str | None] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """Answer a question in free text, greedily: the same scene and question, the same answer.
 
@@ -284,49 +265,50 @@ class SceneEngine:
         Raises:
             UserError: the question can't be asked, or does not fit beside the picture.
         """
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be 1 or more, not {max_new_tokens}.")
-        loaded = self._open()
-        watch = Stopwatch(loaded.device)
-        ids = self._prompt.after(question)
-        assert scene.prefix is not None
-        self._check_room(scene, len(ids), max_new_tokens)
-        tokens: list[int] = []
-        chances: list[float] = []
-        prefill = first_token = 0.0
-        finish_reason = "length"
-        written = self._language.continue_from(scene.prefix, ids)
-        while len(tokens) < max_new_tokens:
-            reason = should_stop() if should_stop else None
-            if reason:
-                finish_reason = reason
-                break
-            token, chance = next(written)
-            if not chances:
-                prefill, first_token = watch.lap(), watch.total()
-            if token in loaded.end_token_ids:
-                finish_reason = "stop"
-                if not tokens:
-                    chances.append(chance)
-                break
-            tokens.append(token)
-            chances.append(chance)
-            if on_text:
-                on_text(self._prompt.decode(tokens))
-        return Answer(
-            text=self._prompt.decode(tokens),
-            confidence=_geometric_mean(chances),
-            probabilities=(),
-            finish_reason=finish_reason,
-            prompt_tokens=scene.prefix.length + len(ids),
-            answer_tokens=len(tokens),
-            token_ids=tuple(tokens),
-            timings=AnswerTimings(prefill, watch.lap(), first_token, watch.total()),
-            selection=scene.selection,
-            layer_tokens=self._layer_tokens(scene),
+        (answer,) = self.ask_many(
+            scene,
+            [question],
+            max_new_tokens=max_new_tokens,
+            should_stop=None if should_stop is None else lambda _: should_stop(),
+            on_text=None if on_text is None else lambda _, text: on_text(text),
         )
+        return answer
 
     @torch.inference_mode()
+    def ask_many(
+        self,
+        scene: Scene,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int | Sequence[int] = 64,
+        should_stop: Callable[[int], str | None] | None = None,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Answer]:
+        """Answer several questions on one scene in one batch; each answer is that of `ask` alone.
+
+        They are read together and written together, a token of each at every step. On a scene that
+        is not shareable they are answered one after the other.
+
+        Args:
+            scene: of this engine. It is not changed.
+            questions: as in `ask`; they may repeat.
+            max_new_tokens: the longest answer, of all or of each question.
+            should_stop: called with a question's index before each of its tokens.
+            on_text: called with a question's index and its text so far after each of its tokens.
+
+        Returns:
+            An answer for each question. In a batch `timings` are those of the batch, up to the
+            answer's own end.
+
+        Raises:
+            UserError: as `ask`, for any of the questions; none is answered then.
+        """
+        self._open()
+        limits = max_new_tokens
+        if isinstance(limits, int):
+            limits = [limits] * len(questions)
+        return self._asker.ask(scene, questions, limits, should_stop, on_text)
+
     def choose(self, scene: Scene, question: str, choices: Sequence[str]) -> Answer:
         """Choose the likeliest of several answers, in one forward pass over all of them.
 
@@ -344,80 +326,25 @@ class SceneEngine:
         Raises:
             UserError: the question or the choices can't be asked, or do not fit beside the picture.
         """
-        loaded = self._open()
-        if isinstance(choices, str) or len(choices) < 2:
-            raise UserError("Give two or more choices to choose among.")
-        watch = Stopwatch(loaded.device)
-        ids = self._prompt.after(question)
-        assert scene.prefix is not None
-        texts = [self._prompt.answer(question, choice) for choice in choices]
-        if len({choice.strip() for choice in choices}) < len(choices):
-            raise UserError("Two of the choices are the same.")
-        end = min(loaded.end_token_ids)
-        self._check_room(scene, len(ids), max(map(len, texts)) + 1)
-        scores = self._language.score(scene.prefix, ids, [[*text, end] for text in texts])
-        probabilities = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
-        best = max(range(len(choices)), key=probabilities.__getitem__)
-        seconds = watch.lap()
-        return Answer(
-            text=choices[best].strip(),
-            confidence=probabilities[best],
-            probabilities=tuple(probabilities),
-            finish_reason="choice",
-            prompt_tokens=scene.prefix.length + len(ids),
-            answer_tokens=len(texts[best]),
-            token_ids=texts[best],
-            timings=AnswerTimings(seconds, 0.0, seconds, watch.total()),
-            selection=scene.selection,
-            layer_tokens=self._layer_tokens(scene),
-        )
+        (answer,) = self.choose_many(scene, [(question, choices)])
+        return answer
 
-    def ask_many(
-        self,
-        scene: Scene,
-        questions: Sequence[str],
-        *,
-        max_new_tokens: int | Sequence[int] = 64,
-        should_stop: Callable[[int], str | None] | None = None,
-        on_text: Callable[[int, str], None] | None = None,
-    ) -> list[Answer]:
-        """Answer several questions on one scene; each answer is that of `ask` alone.
-
-        Args:
-            scene: of this engine. It is not changed.
-            questions: as in `ask`; they may repeat.
-            max_new_tokens: the longest answer, of all or of each question.
-            should_stop: called with a question's index before each of its tokens.
-            on_text: called with a question's index and its text so far after each of its tokens.
-
-        Raises:
-            UserError: as `ask`, for any of the questions; none is answered then.
-        """
-        limits = (
-            [max_new_tokens] * len(questions) if isinstance(max_new_tokens, int) else max_new_tokens
-        )
-        return [
-            self.ask(
-                scene,
-                question,
-                max_new_tokens=limit,
-                should_stop=partial(should_stop, index) if should_stop else None,
-                on_text=partial(on_text, index) if on_text else None,
-            )
-            for index, (question, limit) in enumerate(zip(questions, limits, strict=True))
-        ]
-
+    @torch.inference_mode()
     def choose_many(self, scene: Scene, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Answer]:
-        """Choose among answers for several questions; each result is that of `choose` alone.
+        """Choose among answers for several questions, all of them in one forward pass.
+
+        Each result is that of `choose` alone. On a scene that is not shareable they are answered
+        one after the other.
 
         Args:
             scene: of this engine. It is not changed.
             asked: questions with their choices.
 
         Raises:
-            UserError: as `choose`, for any of the questions.
+            UserError: as `choose`, for any of the questions; none is answered then.
         """
-        return [self.choose(scene, question, choices) for question, choices in asked]
+        self._open()
+        return self._asker.choose(scene, asked)
 
     def describe(self, scene: Scene, prompt: str | None = None, **as_ask: Any) -> Answer:
         """Describe a scene: `ask` with a standing prompt, or with one of yours."""
@@ -445,7 +372,7 @@ class SceneEngine:
     def close(self) -> None:
         """Free the weights. Scenes of this engine stay readable, but can't be asked any more."""
         self._loaded = None
-        for part in ("_vision", "_projector", "_language", "_prompt"):
+        for part in ("_looker", "_asker", "_language", "_prompt", "_rule"):
             if hasattr(self, part):
                 delattr(self, part)
         gc.collect()
@@ -457,31 +384,7 @@ class SceneEngine:
             raise RuntimeError("this engine was closed: load another")
         return self._loaded
 
-    def _frame(self, image: np.ndarray) -> Picture:
-        return preprocess(image, self._open().pictures, self.info.aspect)
-
-    def _look(self, picture: Picture) -> VisualFeatures:
-        features = self._vision(picture)
-        if not bool(features.patches.isfinite().all()):
-            raise UserError(
-                f"The vision tower overflows in {self.info.dtype} on this picture: take bf16."
-            )
-        return features
-
-    def _layer_tokens(self, scene: Scene) -> tuple[int, ...]:
-        return (scene.tokens_kept,) * text_config(self._open().model.config).num_hidden_layers
-
-    def _check_room(self, scene: Scene, asked: int, answered: int) -> None:
-        assert scene.prefix is not None
-        room = self.info.context - scene.prefix.length - answered
-        if asked > room:
-            raise UserError(
-                f"The question has {asked} tokens; beside the picture and an answer of {answered} "
-                f"tokens there is room for {max(room, 0)}."
-            )
-
-
-def _geometric_mean(chances: Sequence[float]) -> float:
-    if not chances or min(chances) <= 0.0:
-        return 0.0
-    return math.exp(sum(map(math.log, chances)) / len(chances))
+    def _budget(self, visual_tokens: int | float | None) -> Budget:
+        if visual_tokens is None:
+            visual_tokens = self.info.visual_tokens
+        return make_budget(visual_tokens, self.info.token_cap)

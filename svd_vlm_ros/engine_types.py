@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.llava.language import Prefix
+    from svd_vlm_ros.llava.cache import Prefix
+    from svd_vlm_ros.llava.clip_text import Compare
     from svd_vlm_ros.llava.preprocess import Box, Framing
-    from svd_vlm_ros.selection import Selection
+    from svd_vlm_ros.selection import Budget, Selection, VisualFeatures
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,25 @@ class SceneTimings:
 
 
 @dataclass(frozen=True, eq=False)
+class Pending:
+    """What is left to do once the question is known, where a selector looks at it.
+
+    Attributes:
+        selector, budget: what will choose.
+        features: what it will look at.
+        compare: puts question and patches in one space, for a selector that needs "image_text".
+        projected: all tokens [N, hidden], for a selector inside the language model; None: it acts
+            before, and what it keeps is projected then.
+    """
+
+    selector: Any
+    budget: Budget
+    features: VisualFeatures
+    compare: Compare | None
+    projected: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """A picture that was looked at: made once, never changed, asked as often as one likes.
 
@@ -91,6 +112,7 @@ class Scene:
         prefix: what the language model remembers of system prompt and picture; None where the
             scene is not shareable.
         timings: what it took to make.
+        pending: what every question still has to do; None where the scene is shareable.
     """
 
     selection: Selection | None
@@ -101,11 +123,12 @@ class Scene:
     framing: Framing
     prefix: Prefix | None
     timings: SceneTimings
+    pending: Pending | None = None
 
     @property
     def shareable(self) -> bool:
         """Whether questions share what was computed; else each selects and prefills for itself."""
-        return self.prefix is not None
+        return self.pending is None
 
     def patch_box(self, index: int) -> Box:
         """What a patch shows: x0, y0, x1, y1 in pixels of the source picture, x1, y1 exclusive.
@@ -184,6 +207,10 @@ class Stopwatch:
     def total(self) -> float:
         """Seconds since the beginning, up to now."""
         return self._now() - self._begun
+
+    def elapsed(self) -> float:
+        """Seconds since the beginning, without waiting for the device."""
+        return time.perf_counter() - self._begun
 
     def _now(self) -> float:
         if self._device.type == "cuda":

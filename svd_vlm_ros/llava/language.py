@@ -1,144 +1,183 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model with its key-value cache: read a prefix once, continue from it many times."""
+"""The language model in three uses: `read` a prefix once, `write` answers behind it, `score` texts.
+
+All three are greedy, in one thread, and over one `Workspace`, which keeps the prefix that was asked
+last: asking one scene again and again copies nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.llava.architecture import text_config
+from svd_vlm_ros.llava.cache import Prefix
+from svd_vlm_ros.llava.decoder import Between, Decoder
+from svd_vlm_ros.llava.pruning import Pruning
+from svd_vlm_ros.llava.writer import Writer, block_mask
+from svd_vlm_ros.selection.inside import InsideSelector
+from svd_vlm_ros.selection.interface import Budget
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, LlavaForConditionalGeneration
+    from transformers import LlavaForConditionalGeneration
 
+# A question makes room for so many tokens of its answer at first; more is made as it grows.
+ROOM = 256
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """What the language model has read: the keys and values of each layer. Never written to.
-
-    Attributes:
-        layers: for each layer the keys and the values, [1, heads, length, head size].
-        length: tokens read, visual ones among them.
-        reader: identifies the language model that read it; no other can continue it.
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-    length: int
-    reader: object
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes that the keys and values take."""
-        return sum(states.nbytes for layer in self.layers for states in layer)
+__all__ = ["LanguageModel", "Prefix"]
 
 
 class LanguageModel:
-    """Llama in three uses: `read` a prefix, `continue_from` it token by token, `score` texts."""
+    """Llama over a key-value cache of its own."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        self._decoder = model.model.language_model
-        self._embedding = self._decoder.embed_tokens
+        self.decoder = Decoder(model)
         self._head = model.lm_head
-        self._config = text_config(model.config)
-        self._device = self._embedding.weight.device
+        self._cache = self.decoder.workspace()
         self._identity = object()  # not the model itself: a prefix must not keep it in memory
 
     @property
-    def context(self) -> int:
-        """The most tokens that the model was made for."""
-        return self._config.max_position_embeddings
+    def layers(self) -> int:
+        """How many layers there are."""
+        return len(self.decoder.layers)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """The embeddings [n, hidden] of n token ids."""
-        return self._embedding(torch.tensor(ids, dtype=torch.int64, device=self._device))
+        return self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
 
-    def read(self, embeddings: Tensor) -> Prefix:
-        """Read the embeddings [n, hidden] of a prefix's tokens, text and picture alike."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self._config)
-        self._forward(embeddings, cache)
-        layers = tuple((keys, values) for keys, values, _ in cache)
-        return Prefix(layers, len(embeddings), self._identity)
-
-    def continue_from(self, prefix: Prefix, ids: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """Read more tokens behind a prefix, then write greedily, without an end.
+    def read(self, rows: Tensor, after: Prefix | None = None) -> Prefix:
+        """Read the embeddings [n, hidden] of tokens, text and picture alike.
 
         Args:
-            prefix: is left as it is.
-            ids: one or more tokens.
-
-        Yields:
-            The next token and the probability that the model gave it. The first one costs the
-            reading of `ids`, each other one a step with a single token; nothing is computed ahead.
-        """
-        cache = self._cache(prefix)
-        rows = self.embed(ids)
-        while True:
-            logits = self._head(self._forward(rows, cache)[-1]).float()  # [vocabulary]
-            token = int(logits.argmax())
-            yield token, float(logits.softmax(0)[token])
-            rows = self.embed([token])
-
-    def score(
-        self, prefix: Prefix, ids: Sequence[int], texts: Sequence[Sequence[int]]
-    ) -> list[float]:
-        """The log-probability of each of several texts, all in one forward pass.
-
-        The texts lie behind each other in one row. A mask lets each see the prefix, `ids` and
-        itself, and each begins at the same position, so that the result is that of a pass for each
-        text alone, while prefix and `ids` are read once and are not held once a text.
-
-        Args:
-            prefix: is left as it is.
-            ids: one or more tokens between the prefix and each text.
-            texts: the token ids of each text, one or more.
+            rows: one or more.
+            after: what was read before them. It is left as it is.
 
         Returns:
-            For each text the sum of the log-probabilities of its tokens.
+            All that was read, `after` among it.
         """
-        rows = [*ids, *(token for text in texts for token in text)]
-        positions = list(range(len(ids)))
-        sees = torch.zeros(len(rows), len(rows), dtype=torch.bool)
-        sees[:, : len(ids)] = True
-        start = len(ids)
-        for text in texts:
-            positions += range(len(ids), len(ids) + len(text))
-            sees[start : start + len(text), start : start + len(text)] = True
-            start += len(text)
-        sees = sees.tril()
-        mask = torch.cat([torch.ones(len(rows), prefix.length, dtype=torch.bool), sees], dim=1)
-        hidden = self._forward(
-            self.embed(rows),
-            self._cache(prefix),
-            position_ids=(torch.tensor(positions) + prefix.length)[None].to(self._device),
-            attention_mask=mask[None, None].to(self._device),
+        self._begin(after, len(rows))
+        self.decoder.read(rows, self._cache)
+        return self._cache.keep(self._identity)
+
+    def pruning(self, selector: InsideSelector, budget: Budget, visual_tokens: int) -> Pruning:
+        """What drops visual tokens while one question is read, for `write` and `score`.
+
+        Raises:
+            UserError: the budget can't be reached.
+        """
+        return Pruning(selector, budget, visual_tokens, self.decoder, self._cache)
+
+    def write(
+        self,
+        prefix: Prefix,
+        questions: Sequence[Tensor],
+        limits: Sequence[int],
+        between: Between | None = None,
+    ) -> Writer:
+        """Answer questions behind a prefix, all in one batch.
+
+        The writer must be done before this model is used again: they share a workspace.
+
+        Args:
+            prefix: is left as it is.
+            questions: the embeddings [n, hidden] of each.
+            limits: the most tokens of each answer.
+            between: may drop tokens of a single question; see `Decoder.read`.
+        """
+        room = sum(map(len, questions)) + sum(min(ROOM, limit) for limit in limits)
+        self._begin(prefix, room)
+        return Writer(self.decoder, self._head, self._cache, questions, limits, between)
+
+    def score(
+        self,
+        prefix: Prefix,
+        asked: Sequence[tuple[Tensor, Sequence[Sequence[int]]]],
+        between: Between | None = None,
+    ) -> list[list[float]]:
+        """The log-probabilities of texts behind questions, all in one forward pass.
+
+        Questions and texts lie behind each other in one row. A mask lets each question see the
+        prefix and itself, each text also its question, and each text begins at the position behind
+        it, so that the result is that of a pass for each text alone, while prefix and questions
+        are read once and are held once.
+
+        Args:
+            prefix: is left as it is.
+            asked: for each question its embeddings [n, hidden], and the token ids of its texts,
+                one or more of one or more tokens.
+            between: may drop tokens of a single question, which is then read in a pass of its own.
+
+        Returns:
+            For each question and text the sum of the log-probabilities of the text's tokens.
+        """
+        texts = [list(texts) for _, texts in asked]
+        words = [self.embed([token for text in some for token in text]) for some in texts]
+        questions = [question for question, _ in asked]
+        self._begin(prefix, sum(map(len, questions)) + sum(map(len, words)))
+        if between is not None:
+            (question,) = questions
+            last = self.decoder.read(question, self._cache, between=between)[-1:]
+            layout = _Layout([0], texts, self.decoder)
+            hidden = torch.cat([self._read_layout(words, layout), last])
+        else:
+            layout = _Layout([len(question) for question in questions], texts, self.decoder)
+            rows = [part for pair in zip(questions, words, strict=True) for part in pair]
+            hidden = self._read_layout(rows, layout)
+        before = sorted(set(layout.before))
+        place = {row: index for index, row in enumerate(before)}
+        chances = self._head(hidden[before]).float().log_softmax(dim=1)
+        tokens = [token for some in texts for text in some for token in text]
+        told = iter(chances[[place[row] for row in layout.before], tokens].tolist())
+        return [[sum(next(told) for _ in text) for text in some] for some in texts]
+
+    def _read_layout(self, rows: Sequence[Tensor], layout: _Layout) -> Tensor:
+        return self.decoder.read(
+            torch.cat(list(rows)), self._cache, offsets=layout.offsets, mask=layout.mask
         )
-        scores = []
-        start = len(ids)
-        for text in texts:
-            # The first token of a text is foretold by the last of `ids`, each other by its left.
-            before = [len(ids) - 1, *range(start, start + len(text) - 1)]
-            chances = self._head(hidden[before]).float().log_softmax(dim=1)
-            scores.append(float(chances[range(len(text)), list(text)].sum()))
-            start += len(text)
-        return scores
 
-    def _forward(self, rows: Tensor, cache: DynamicCache, **options: Tensor) -> Tensor:
-        """Read n more embeddings [n, hidden]; the last hidden states [n, hidden]."""
-        read = self._decoder(
-            inputs_embeds=rows[None], past_key_values=cache, use_cache=True, **options
-        )
-        return read.last_hidden_state[0]
-
-    def _cache(self, prefix: Prefix) -> DynamicCache:
-        """A cache of its own that begins with a copy of the prefix."""
-        from transformers import DynamicCache
-
-        if prefix.reader is not self._identity:
+    def _begin(self, prefix: Prefix | None, room: int) -> None:
+        if prefix is not None and prefix.reader is not self._identity:
             raise ValueError("this scene was made by another engine")
-        return DynamicCache(ddp_cache_data=prefix.layers)
+        self._cache.begin(prefix, room)
+
+
+class _Layout:
+    """How questions with their texts lie behind each other in one row, and who sees whom.
+
+    Attributes:
+        offsets: int64 [n], the position of each token.
+        mask: [n, n], 0 or -inf.
+        before: for each token of each text the row that foretells it; n stands for one that was
+            read before.
+    """
+
+    def __init__(
+        self, questions: Sequence[int], texts: Sequence[Sequence[Sequence[int]]], decoder: Decoder
+    ) -> None:
+        """Lay out.
+
+        Args:
+            questions: the length of each question; 0 where a single one was read before.
+            texts: the tokens of each question's texts.
+            decoder: for dtype and device.
+        """
+        pairs = list(zip(questions, texts, strict=True))
+        blocks = [n for length, some in pairs for n in (length, *map(len, some))]
+        total = sum(blocks)
+        mask = block_mask(blocks, decoder)
+        offsets: list[int] = []
+        self.before: list[int] = []
+        for length, some in pairs:
+            question = len(offsets)
+            offsets += range(length)
+            for text in some:
+                start = len(offsets)
+                offsets += range(length, length + len(text))
+                mask[start : start + len(text), question : question + length] = 0.0
+                # The first token of a text is foretold by the question's last one.
+                first = question + length - 1 if length else total
+                self.before += [first, *range(start, start + len(text) - 1)]
+        self.offsets = torch.tensor(offsets, device=decoder.device)
+        self.mask = mask

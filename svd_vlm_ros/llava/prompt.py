@@ -52,6 +52,11 @@ class Prompt:
         """
         return self._split(self.defuse(check_text(question, "question")))[1]
 
+    def words(self, question: str) -> tuple[int, ...]:
+        """The token ids of the question alone, without the words around it."""
+        text = self.defuse(check_text(question, "question"))
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def answer(self, question: str, answer: str) -> tuple[int, ...]:
         """The token ids of an answer that follows a question, without an end token.
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
@@ -220,8 +221,10 @@ def test_should_stop_ends_the_answer_before_the_next_token(engine, scene, after)
 
 def test_should_stop_spares_the_reading_of_the_question(engine, scene):
     computed = []
-    decoder = engine._loaded.model.model.language_model
-    hook = decoder.register_forward_hook(lambda *_: computed.append(None))
+    # The last module of every pass through the language model's layers.
+    hook = engine._loaded.model.model.language_model.norm.register_forward_hook(
+        lambda *_: computed.append(None)
+    )
     engine.ask(scene, QUESTIONS[0], should_stop=lambda: "canceled")
     assert computed == []
     engine.ask(scene, QUESTIONS[0], max_new_tokens=1)
@@ -240,7 +243,8 @@ def test_confidence_is_the_geometric_mean_of_the_probabilities(engine, scene):
     answer = engine.ask(scene, QUESTIONS[0], max_new_tokens=5)
     ids = engine._prompt.after(QUESTIONS[0])
     with torch.inference_mode():
-        total = engine._language.score(scene.prefix, ids, [answer.token_ids])[0]
+        rows = engine._language.embed(ids)
+        total = engine._language.score(scene.prefix, [(rows, [answer.token_ids])])[0][0]
     assert answer.confidence == pytest.approx(math.exp(total / answer.answer_tokens), rel=1e-4)
 
 
@@ -277,7 +281,7 @@ def test_choices_are_scored_as_by_passes_of_their_own(engine, scene):
         with torch.inference_mode():
             logits = model(
                 inputs_embeds=engine._language.embed(ids)[None],
-                past_key_values=engine._language._cache(scene.prefix),
+                past_key_values=DynamicCache(ddp_cache_data=scene.prefix.layers),
             ).logits[0]
         chances = logits.double().log_softmax(-1)
         scores.append(sum(float(chances[i - 1, ids[i]]) for i in range(asked, len(ids))))
@@ -294,8 +298,10 @@ def test_the_order_of_choices_does_not_matter(engine, scene):
 
 def test_choices_cost_one_pass(engine, scene):
     computed = []
-    decoder = engine._loaded.model.model.language_model
-    hook = decoder.register_forward_hook(lambda *_: computed.append(None))
+    # The last module of every pass through the language model's layers.
+    hook = engine._loaded.model.model.language_model.norm.register_forward_hook(
+        lambda *_: computed.append(None)
+    )
     engine.choose(scene, QUESTIONS[0], CHOICES)
     hook.remove()
     assert len(computed) == 1

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy writing of one or more answers at once, a token of each in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from svd_vlm_ros.llava.cache import Workspace
+from svd_vlm_ros.llava.decoder import Between, Decoder
+
+
+@dataclass(frozen=True, eq=False)
+class _Flight:
+    """Tokens that were asked for: `said` is [2, r], ids and probabilities of `rows`' next ones."""
+
+    rows: tuple[int, ...]
+    tokens: Tensor
+    said: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Writer:
+    """Answers to several questions behind what a workspace holds, all written in one batch.
+
+    The questions lie behind each other in one row and share what stands before them; a mask lets
+    each see its own tokens only, and each counts its positions from there. So nothing is padded or
+    held twice, and a row that has ended costs nothing more. One question needs no mask.
+
+    On a CPU nothing is computed ahead. On CUDA the step that follows is asked for before the
+    tokens of this one are looked at, so that the device does not wait for the host to decide
+    whether to go on; when it decides to stop, that step is thrown away.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        head: nn.Module,
+        cache: Workspace,
+        questions: Sequence[Tensor],
+        limits: Sequence[int],
+        between: Between | None = None,
+        ahead: bool | None = None,
+    ) -> None:
+        """Nothing is computed before the first step.
+
+        Args:
+            decoder, head: of the model.
+            cache: holds what stands before the questions.
+            questions: the embeddings [n, hidden] of each.
+            limits: the most tokens of each answer.
+            between: may drop tokens of a question; of a single one only.
+            ahead: see above; None: as the device asks for.
+        """
+        if between is not None and len(questions) != 1:
+            raise ValueError("tokens can be dropped from one question at a time")
+        self._decoder, self._head, self._cache = decoder, head, cache
+        self._questions, self._limits = questions, limits
+        self._between = between
+        cuda = decoder.device.type == "cuda"
+        self._ahead = cuda if ahead is None else ahead
+        self._asked = [0] * len(questions)  # tokens of each that were asked for
+        self._held: list[int] = []  # slots in front of the questions, of each layer
+        self._flight: _Flight | None = None
+        self._last = torch.zeros(len(questions), dtype=torch.int64, device=decoder.device)
+        self._sees: Tensor | None = None  # [questions, slots] 0 or -inf: of the slots behind `held`
+
+    def step(self, rows: Sequence[int]) -> list[tuple[int, float]]:
+        """Write one more token of some answers; the first step reads the questions.
+
+        Args:
+            rows: which ones, ascending; a row that is left out once has ended.
+
+        Returns:
+            For each the next token and the probability that the model gave it.
+        """
+        flight = self._flight or self._ask(tuple(rows))
+        self._flight = None
+        if self._ahead:
+            more = tuple(row for row in rows if self._asked[row] < self._limits[row])
+            self._last[list(flight.rows)] = flight.tokens
+            self._flight = self._ask(more) if more else None
+        if flight.arrived is not None:
+            flight.arrived.synchronize()
+        tokens, chances = flight.said.tolist()
+        told = dict(zip(flight.rows, zip(map(int, tokens), chances, strict=True), strict=True))
+        if not self._ahead:
+            self._last[list(flight.rows)] = flight.tokens
+        return [told[row] for row in rows]
+
+    def layer_lengths(self) -> tuple[int, ...]:
+        """Tokens of the questions that each layer has read; to be asked after the first step."""
+        written = self._cache.lengths[-1] - self._read_length
+        return tuple(
+            length - written - held
+            for length, held in zip(self._cache.lengths, self._held, strict=True)
+        )
+
+    def _ask(self, rows: tuple[int, ...]) -> _Flight:
+        hidden = self._next(rows) if any(self._asked) else self._first(rows)
+        for row in rows:
+            self._asked[row] += 1
+        logits = self._head(hidden).float()  # [r, vocabulary]
+        highest, tokens = logits.max(dim=-1)
+        chances = (highest - logits.logsumexp(dim=-1)).exp()
+        said = torch.stack((tokens.double(), chances.double()))
+        arrived = None
+        if said.is_cuda:
+            # The copy waits for this step alone, not for one that is asked for meanwhile.
+            host = torch.empty(said.shape, dtype=said.dtype, pin_memory=True)
+            said = host.copy_(said, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return _Flight(rows, tokens, said, arrived)
+
+    def _first(self, rows: tuple[int, ...]) -> Tensor:
+        """Read the questions; the last hidden states [r, hidden] of some."""
+        self._held = list(self._cache.lengths)
+        if len(self._questions) == 1:
+            hidden = self._decoder.read(self._questions[0], self._cache, between=self._between)
+            self._read_length = self._cache.lengths[-1]
+            return hidden[-1:]
+        lengths = [len(question) for question in self._questions]
+        block = block_mask(lengths, self._decoder)
+        offsets = torch.cat([torch.arange(length) for length in lengths]).to(block.device)
+        hidden = self._decoder.read(
+            torch.cat(list(self._questions)), self._cache, offsets=offsets, mask=block
+        )
+        self._read_length = self._cache.lengths[-1]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        room = sum(lengths) + sum(self._limits)
+        self._sees = block.new_full((len(lengths), room), -torch.inf)
+        self._sees[:, : sum(lengths)] = block[ends]  # the last token of each sees all of its own
+        self._begins = torch.tensor(lengths, device=block.device)
+        return hidden[ends[list(rows)]]
+
+    def _next(self, rows: tuple[int, ...]) -> Tensor:
+        """Read the token that was written last of some answers; their hidden states [r, hidden]."""
+        if self._sees is None:
+            return self._decoder.read(self._decoder.embedding(self._last), self._cache)
+        chosen = torch.tensor(rows, device=self._last.device)
+        start = self._cache.lengths[0] - self._held[0]
+        slots = start + torch.arange(len(rows), device=chosen.device)
+        self._sees[chosen, slots] = 0.0
+        # The rows go on together, so that all have written as many tokens.
+        offsets = self._begins[chosen] + (self._asked[rows[0]] - 1)
+        return self._decoder.read(
+            self._decoder.embedding(self._last[chosen]),
+            self._cache,
+            offsets=offsets,
+            mask=self._sees[chosen, : start + len(rows)],
+        )
+
+
+def block_mask(lengths: Sequence[int], decoder: Decoder) -> Tensor:
+    """The mask of texts that lie behind each other: each token sees its own text up to itself.
+
+    Returns:
+        [n, n] for n tokens of all texts, 0 or -inf, in the decoder's dtype and on its device.
+    """
+    total = sum(lengths)
+    mask = torch.full((total, total), -torch.inf, dtype=decoder.dtype)
+    start = 0
+    for length in lengths:
+        block = torch.full((length, length), -torch.inf).triu(1)
+        mask[start : start + length, start : start + length] = block
+        start += length
+    return mask.to(decoder.device)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selectors that act inside the language model, between its layers, for one question each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svd_vlm_ros.selection.inside.atp import AdaptiveTokenPruning
+from svd_vlm_ros.selection.inside.fastv import FastV
+from svd_vlm_ros.selection.inside.interface import InsideSelector, Kept, LayerPlan, View
+from svd_vlm_ros.selection.inside.pyramiddrop import PyramidDrop
+from svd_vlm_ros.selection.inside.sparsevlm import SparseVLM
+
+__all__ = ["SELECTORS", "InsideSelector", "Kept", "LayerPlan", "View"]
+
+# A new selector is one line here.
+SELECTORS: tuple[type[Any], ...] = (FastV, PyramidDrop, SparseVLM, AdaptiveTokenPruning)
