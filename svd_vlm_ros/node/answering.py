@@ -1,36 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a question to its reply, on the inference thread: picture, scene, answer, and their times.
+"""From questions to replies, on the inference thread: picture, scene, answer, and their times.
 
 Nothing of ROS but the messages that pass through. The picture is taken here, when the model is free
-for it, and not when the request came: an answer is about the newest picture there is.
+for it, and not when the request came: an answer is about the newest picture there is. Questions
+about one picture with one token budget come together and are answered together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.images import to_rgb
 from svd_vlm_ros.node.inference import Job
 from svd_vlm_ros.node.requests import (
     Frame,
     Question,
     Reply,
     RequestError,
-    Stats,
     Status,
     choose_frame,
     image_age,
     late_refusal,
 )
+from svd_vlm_ros.node.scenes import Look, SceneCache, answer_stats
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import Answer, Scene, SceneEngine
     from svd_vlm_ros.node.parameters import Settings
+
+OUT_OF_MEMORY_LIMIT = 3  # in a row; then the token budget is lowered
+DEACTIVATED = "The node was deactivated or shut down while it answered: activate it and ask again."
+GIVEN_UP = "The goal was canceled."
 
 
 class Camera(Protocol):
@@ -42,37 +49,37 @@ class Camera(Protocol):
     def topic(self) -> str: ...  # noqa: D102
 
 
-class SceneCache:
-    """The last scene of each camera, found again only for the very same message and token budget.
+@dataclass(eq=False)
+class Asked:
+    """A question on its way: who hears of its text, and the picture once it is chosen.
 
-    At most one scene a camera is kept, since each holds the language model's cache of its picture
-    in device memory (0.5 MB a token for a 7B model in 16 bits).
+    `given_up`: whoever asked has canceled it.
     """
 
-    def __init__(self) -> None:
-        self._scenes: dict[str, tuple[Frame, int | float | None, Scene]] = {}
+    question: Question
+    on_text: Callable[[str], None] | None = None
+    frame: Frame | None = None
+    given_up: bool = False
 
-    def find(self, camera: str, frame: Frame, budget: int | float | None) -> Scene | None:
-        """The scene of this very message and budget, or None; an older scene is then let go."""
-        kept = self._scenes.get(camera)
-        if kept is not None and kept[0].message is frame.message and kept[1] == budget:
-            return kept[2]
-        self._scenes.pop(camera, None)
-        return None
 
-    def keep(self, camera: str, frame: Frame, budget: int | float | None, scene: Scene) -> None:
-        """Remember the scene of a camera's newest picture in place of its last one."""
-        self._scenes[camera] = (frame, budget, scene)
+@dataclass
+class Tally:
+    """What was computed and what was saved; written by the inference thread."""
 
-    def clear(self) -> None:
-        """Let all scenes go."""
-        self._scenes.clear()
+    scenes_made: int = 0
+    scenes_reused: int = 0
+    batches: int = 0
+    batched: int = 0  # questions in them
+    repeated: int = 0  # descriptions
+    out_of_memory: int = 0
 
 
 class Answerer:
     """Answers questions with an engine; keeps each camera's last scene for questions on it.
 
     `ros_now()` gives ROS time in nanoseconds, `settings()` the settings of the moment.
+    `on_answer(question, frame, scene, answer)` hears of every complete answer, `on_memory()` that
+    the device was out of memory several times in a row; both on the inference thread.
     """
 
     def __init__(
@@ -80,18 +87,20 @@ class Answerer:
         cameras: Mapping[str, Camera],
         ros_now: Callable[[], int],
         settings: Callable[[], Settings],
+        on_answer: Callable[[Question, Frame, Scene, Answer], None] = lambda *_: None,
+        on_memory: Callable[[], None] = lambda: None,
     ) -> None:
         self.scenes = SceneCache()
+        self.tally = Tally()
         self._cameras = cameras
         self._ros_now = ros_now
         self._settings = settings
+        self._on_answer = on_answer
+        self._on_memory = on_memory
+        self._memory_lock = threading.Lock()
+        self._failures_in_a_row = 0  # for lack of memory
 
-    def ready(self, question: Question) -> bool:
-        """Whether the question can begin: with a picture, or to be refused at once."""
-        try:
-            return self.choose_frame(question) is not None
-        except RequestError:
-            return True
+    # Before the work
 
     def choose_frame(self, question: Question) -> Frame | None:
         """The newest picture that the question may use; see `requests.choose_frame`."""
@@ -100,126 +109,231 @@ class Answerer:
             question, camera.latest, camera.topic, self._ros_now(), time.monotonic()
         )
 
+    def ready(self, asked: Asked) -> bool:
+        """Whether the question can begin: with this picture, or to be refused at once."""
+        try:
+            asked.frame = self.choose_frame(asked.question)
+        except RequestError:
+            asked.frame = None
+            return True
+        return asked.frame is not None
+
+    def key(self, asked: Asked) -> Hashable:
+        """What questions share that can be answered together; None: nothing."""
+        if asked.frame is None:
+            return None
+        question = asked.question
+        return question.camera, asked.frame.number, question.visual_tokens
+
     def late(self, question: Question, job: Job[Reply]) -> Reply:
         """The reply to a question whose time is over."""
         camera = self._cameras[question.camera]
-        refusal = late_refusal(question, camera.latest, camera.topic, job.began is not None)
+        refusal = late_refusal(
+            question,
+            camera.latest,
+            camera.topic,
+            job.began is not None,
+            self._ros_now(),
+            time.monotonic(),
+        )
         return refused(refusal, question.camera)
 
-    def answer(self, engine: SceneEngine, job: Job[Reply], question: Question) -> Reply:
-        """Answer one question; what goes wrong becomes the reply's status and sentence."""
+    # The work
+
+    def answer(self, engine: SceneEngine, jobs: Sequence[Job[Reply]]) -> list[Reply]:
+        """Answer questions that share their key; what goes wrong becomes status and sentence."""
         begun = time.monotonic()
+        if all(job.canceled for job in jobs):
+            return [canceled(job.subject) for job in jobs]
+        first: Asked = jobs[0].subject
         frame: Frame | None = None
         try:
-            settings = self._settings()
-            if engine.info.random_weights and not settings.allow_random_model:
-                raise RequestError(
-                    Status.ERROR,
-                    f"Model '{engine.info.model}' has random weights, so that its answers mean "
-                    "nothing: load a trained one such as scout, or set allow_random_model to have "
-                    "them all the same.",
-                )
-            chosen = self.choose_frame(question)
-            if chosen is None:
-                raise late_refusal(question, None, self._cameras[question.camera].topic, False)
-            age = image_age(chosen, self._ros_now(), begun)
-            scene, reused, convert_seconds = self._scene(engine, chosen, question, settings)
-            frame = chosen
-            asked = time.monotonic()
-            answer = self._ask(engine, scene, question, job)
+            self.refuse_random_model(engine)
+            frame = first.frame or self.choose_frame(first.question)
+            if frame is None:
+                raise self._nothing_to_see(first.question)
+            look = self.look(engine, first.question, frame)
         except RequestError as refusal:
-            return refused(refusal, question.camera, frame)
-        except UserError as error:
-            return Reply(Status.BAD_REQUEST, str(error), question.camera, frame)
+            return [refused(refusal, first.question.camera) for _ in jobs]
         except (Exception, SystemExit) as error:
-            return self.failed(error, question, frame)
-        seen = None if reused else scene.timings
-        stats = Stats(
-            visual_tokens_kept=scene.tokens_kept,
-            visual_tokens_total=scene.tokens_total,
-            prompt_tokens=answer.prompt_tokens,
-            answer_tokens=answer.answer_tokens,
-            image_age=age,
-            queue_seconds=begun - job.submitted,
-            encode_seconds=convert_seconds + (seen.preprocess + seen.encode if seen else 0.0),
-            select_seconds=seen.select + seen.project if seen else 0.0,
-            prefill_seconds=answer.timings.prefill + (seen.prefill if seen else 0.0),
-            decode_seconds=answer.timings.decode,
-            time_to_first_token=asked - job.submitted + answer.timings.first_token,
-            scene_reused=reused,
-            peak_device_memory=engine.peak_memory_bytes(),
+            reply = self.failed(error, first.question)
+            return [reply for _ in jobs]
+        if len(jobs) > 1:
+            with contextlib.suppress(Exception, SystemExit):
+                return self._answer_together(engine, jobs, look, begun)
+            self.scenes.clear()
+            empty_device_cache()  # each alone needs less, and only the guilty one fails
+        return [self._answer_one(engine, job, look, begun) for job in jobs]
+
+    def _answer_one(self, engine: SceneEngine, job: Job[Reply], look: Look, begun: float) -> Reply:
+        if job.result is not None:  # answered before the batch failed
+            return job.result
+        asked: Asked = job.subject
+        question, began = asked.question, time.monotonic()
+        try:
+            answer = ask(engine, look.scene, question, job.should_stop, asked.on_text)
+        except UserError as error:
+            return Reply(Status.BAD_REQUEST, str(error), question.camera, look.frame)
+        except (Exception, SystemExit) as error:
+            return self.failed(error, question, look.frame)
+        return self.reply(engine, job, look, answer, begun, began)
+
+    def _answer_together(
+        self, engine: SceneEngine, jobs: Sequence[Job[Reply]], look: Look, begun: float
+    ) -> list[Reply]:
+        """One batch for the questions with choices, another for the others."""
+        replies: dict[int, Reply] = {}
+        chosen = [index for index, job in enumerate(jobs) if job.subject.question.choices]
+        free = [index for index, job in enumerate(jobs) if not job.subject.question.choices]
+        began = time.monotonic()
+        if chosen:
+            questions = [jobs[index].subject.question for index in chosen]
+            answers = engine.choose_many(look.scene, [(q.prompt, q.choices) for q in questions])
+            for index, answer in zip(chosen, answers, strict=True):
+                replies[index] = self.reply(engine, jobs[index], look, answer, begun, began)
+                jobs[index].end(replies[index])  # it need not wait for the others' text
+        began = time.monotonic()
+        if free:
+            questions = [jobs[index].subject.question for index in free]
+
+            def tell(index: int, text: str) -> None:
+                on_text = jobs[free[index]].subject.on_text
+                if on_text is not None:
+                    on_text(text)
+
+            answers = engine.ask_many(
+                look.scene,
+                [question.prompt for question in questions],
+                max_new_tokens=[question.max_new_tokens for question in questions],
+                should_stop=lambda index: jobs[free[index]].should_stop(),
+                on_text=tell,
+            )
+            for index, answer in zip(free, answers, strict=True):
+                replies[index] = self.reply(engine, jobs[index], look, answer, begun, began)
+        self.tally.batches += 1
+        self.tally.batched += len(jobs)
+        return [replies[index] for index in range(len(jobs))]
+
+    def look(self, engine: SceneEngine, question: Question, frame: Frame) -> Look:
+        """A scene of this picture with the question's budget. Raises `RequestError` NO_IMAGE."""
+        settings = self._settings()
+        budget = question.visual_tokens or settings.budget
+        look = self.scenes.look(engine, question.camera, frame, budget, settings.max_image_pixels)
+        self.count(look)
+        return look
+
+    def count(self, look: Look) -> None:
+        """Note whether a scene had to be made."""
+        if look.reused:
+            self.tally.scenes_reused += 1
+        else:
+            self.tally.scenes_made += 1
+
+    def reply(
+        self,
+        engine: SceneEngine,
+        job: Job[Reply],
+        look: Look,
+        answer: Answer,
+        begun: float,
+        asked: float,
+    ) -> Reply:
+        """The reply of an answer. `begun`, `asked`: when work, and the question itself, began."""
+        self._failures_in_a_row = 0
+        subject: Asked = job.subject
+        question, frame = subject.question, look.frame
+        now = time.monotonic()
+        age = image_age(frame, self._ros_now(), now) - (now - begun)
+        stats = answer_stats(
+            engine,
+            look,
+            answer,
+            image_age=max(age, 0.0),
+            queued=begun - job.submitted,
+            waited=asked - job.submitted,
         )
         if answer.finish_reason == "timeout":
-            late = late_refusal(question, frame, "", True)
+            late = RequestError(
+                Status.TIMEOUT,
+                f"The answer was not complete within {question.timeout:g} s: allow a longer "
+                "timeout, or ask for fewer tokens.",
+            )
             return Reply(late.status, str(late), question.camera, frame, answer, stats)
         if answer.finish_reason in ("canceled", "interrupted"):
-            return Reply(
-                Status.CANCELED,
-                "The node was deactivated or shut down while it answered: activate it and ask "
-                "again.",
-                question.camera,
-                frame,
-                answer,
-                stats,
-            )
+            return replace(canceled(subject), frame=frame, answer=answer, stats=stats)
+        self._on_answer(question, frame, look.scene, answer)
         return Reply(Status.OK, "", question.camera, frame, answer, stats)
+
+    # What goes wrong
+
+    def refuse_random_model(self, engine: SceneEngine) -> None:
+        """Raise `RequestError` ERROR where the model has random weights and may not answer."""
+        if engine.info.random_weights and not self._settings().allow_random_model:
+            raise RequestError(
+                Status.ERROR,
+                f"Model '{engine.info.model}' has random weights, so that its answers mean "
+                "nothing: load a trained one such as scout, or set allow_random_model to have "
+                "them all the same.",
+            )
 
     def failed(self, error: BaseException, question: Question, frame: Frame | None = None) -> Reply:
         """The reply to a question that the engine failed on; frees memory for the next one."""
         detail = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # their tensors would stay allocated
         self.scenes.clear()
-        if _out_of_memory(error):
-            _empty_device_cache()
-            sentence = (
-                "The device ran out of memory: ask with fewer visual_tokens, or load the model in "
-                "a smaller precision such as int4."
-            )
-        else:
+        if not out_of_memory(error):
             reason = (str(error).splitlines() or [""])[0][:200]
             sentence = (
                 f"The model failed on this request ({type(error).__name__}: {reason}): try again, "
                 "and see the node's log if it happens again."
             )
+            return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
+        empty_device_cache()
+        sentence = (
+            "The device ran out of memory: ask with fewer visual_tokens, or load the model in a "
+            "smaller precision such as int4."
+        )
+        with self._memory_lock:
+            self.tally.out_of_memory += 1
+            self._failures_in_a_row += 1
+            enough = self._failures_in_a_row >= OUT_OF_MEMORY_LIMIT
+            if enough:
+                self._failures_in_a_row = 0
+        if enough:
+            self._on_memory()
         return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
 
-    def _scene(
-        self, engine: SceneEngine, frame: Frame, question: Question, settings: Settings
-    ) -> tuple[Scene, bool, float]:
-        """The scene of this picture, whether it was kept before, and the seconds of conversion."""
-        budget = question.visual_tokens or settings.budget
-        scene = self.scenes.find(question.camera, frame, budget)
-        if scene is not None:
-            return scene, True, 0.0
-        begun = time.monotonic()
-        try:
-            picture = to_rgb(frame.message, settings.max_image_pixels)
-        except UserError as error:
-            raise RequestError(
-                Status.NO_IMAGE,
-                f"The newest picture of camera '{question.camera}' cannot be read: {error}; check "
-                "its driver.",
-            ) from error
-        converted = time.monotonic()
-        try:
-            scene = engine.see(picture, visual_tokens=budget)
-        except UserError as error:
-            raise RequestError(Status.NO_IMAGE, str(error)) from error
-        self.scenes.keep(question.camera, frame, budget, scene)
-        return scene, False, converted - begun
+    def _nothing_to_see(self, question: Question) -> RequestError:
+        """The picture that was there a moment ago is too old by now."""
+        camera = self._cameras[question.camera]
+        return late_refusal(
+            question, camera.latest, camera.topic, False, self._ros_now(), time.monotonic()
+        )
 
-    @staticmethod
-    def _ask(engine: SceneEngine, scene: Scene, question: Question, job: Job[Reply]) -> Answer:
-        limits: dict[str, Any] = {
-            "max_new_tokens": question.max_new_tokens,
-            "should_stop": job.should_stop,
-        }
-        if question.describe:
-            return engine.describe(scene, question.prompt, **limits)
+
+def ask(
+    engine: SceneEngine,
+    scene: Scene,
+    question: Question,
+    should_stop: Callable[[], str | None],
+    on_text: Callable[[str], None] | None = None,
+) -> Answer:
+    """One question, in the way that suits it."""
+    if question.choices:
         assert question.prompt is not None
-        if question.choices:
-            return engine.choose(scene, question.prompt, question.choices)
-        return engine.ask(scene, question.prompt, **limits)
+        return engine.choose(scene, question.prompt, question.choices)
+    if question.describe:
+        return engine.describe(
+            scene, question.prompt, max_new_tokens=question.max_new_tokens, should_stop=should_stop
+        )
+    assert question.prompt is not None
+    return engine.ask(
+        scene,
+        question.prompt,
+        max_new_tokens=question.max_new_tokens,
+        should_stop=should_stop,
+        on_text=on_text,
+    )
 
 
 def refused(refusal: RequestError, camera: str = "", frame: Frame | None = None) -> Reply:
@@ -227,11 +341,19 @@ def refused(refusal: RequestError, camera: str = "", frame: Frame | None = None)
     return Reply(refusal.status, str(refusal), camera, frame)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def canceled(asked: Asked) -> Reply:
+    """The reply to a question that was canceled, by whoever asked it or by the node."""
+    sentence = GIVEN_UP if asked.given_up else DEACTIVATED
+    return Reply(Status.CANCELED, sentence, asked.question.camera)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the computer had no memory left."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
-def _empty_device_cache() -> None:
+def empty_device_cache() -> None:
+    """Give memory that torch keeps for later back to the device."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one thread that owns the model: loads it, works off jobs in order of priority, frees it.
 
-Nothing of ROS here. Other threads submit jobs and go on; a job tells its end by a callback. A job's
-work may fail in any way, also for lack of memory: that costs this job alone.
+Nothing of ROS here. Other threads submit jobs and go on; a job tells its end by a callback. Jobs of
+one priority are done in their order of arrival; those that stand next to each other and share their
+key (the same picture and budget) are done together. Work may fail in any way, also for lack of
+memory: that costs its jobs alone. Where the thread itself fails, another one takes its place.
 """
 
 from __future__ import annotations
@@ -11,22 +13,25 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo, SceneEngine
 
 Result = TypeVar("Result")
 _WAIT_FOR_PICTURE = 0.02  # s between two looks whether a waiting job's picture has come
+_BEFORE_RESTART = 0.1  # s, so that a thread that fails at once does not fail all the time
 
 
 class Priority(IntEnum):
     """Lower goes first; a job also interrupts one of lower rank that is under way."""
 
-    QUESTION = 0
-    DESCRIPTION = 1
+    CONTROL = 0  # the node's own changes of the engine
+    QUESTION = 1  # service and action
+    FACT = 2  # standing questions
+    DESCRIPTION = 3
 
 
 class QueueFullError(Exception):
@@ -36,25 +41,30 @@ class QueueFullError(Exception):
 class Job(Generic[Result]):
     """One piece of work for the model and its result, which is set once, by whoever comes first.
 
-    `work(engine, job)` runs on the inference thread. `ready()` is asked before; a job that is not
+    `work(engine, jobs)` runs on the inference thread and gives one result a job; all `jobs` have
+    the same `key()`, and without a key there is one. `ready()` is asked before; a job that is not
     ready (its picture has not come) lets others go first. `failed(error)` makes a result of an
     exception. `on_end(result)` is called once, on the thread that ended the job. `seconds`: time
-    from now until the engine is to stop.
+    from now until the engine is to stop. `subject` is for `work` alone.
     """
 
     def __init__(
         self,
-        work: Callable[[SceneEngine, Job[Result]], Result],
+        work: Callable[[SceneEngine, Sequence[Job[Result]]], Sequence[Result]],
         *,
         priority: Priority,
         failed: Callable[[BaseException], Result],
         on_end: Callable[[Result], None],
         ready: Callable[[], bool] = lambda: True,
+        key: Callable[[], Hashable] = lambda: None,
         seconds: float = float("inf"),
+        subject: Any = None,
     ) -> None:
         self.work = work
         self.priority = priority
         self.ready = ready
+        self.key = key
+        self.subject = subject
         self.submitted = time.monotonic()
         self.deadline = self.submitted + seconds
         self.began: float | None = None  # time.monotonic()
@@ -73,6 +83,11 @@ class Job(Generic[Result]):
         """Whether it has its result."""
         return self._ended.is_set()
 
+    @property
+    def canceled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._canceled
+
     def end(self, result: Result) -> bool:
         """Set the result; False where the job had one already."""
         with self._lock:
@@ -82,6 +97,11 @@ class Job(Generic[Result]):
             self._ended.set()
         self._on_end(result)
         return True
+
+    def fail(self, error: BaseException) -> None:
+        """End with what `failed` makes of an exception."""
+        if not self.ended:
+            self.end(self._failed(error))
 
     def cancel(self) -> None:
         """Ask the work to end soon; it ends with what it has."""
@@ -95,16 +115,22 @@ class Job(Generic[Result]):
             return "timeout"
         return "interrupted" if self.interrupted() else None
 
-    def run(self, engine: SceneEngine) -> None:
-        """Do the work and end with its result, or with what `failed` makes of its exception."""
-        if self.ended:
-            return
-        self.began = time.monotonic()
-        try:
-            result = self.work(engine, self)
-        except BaseException as error:  # whatever it is, the next job must have its turn
-            result = self._failed(error)
-        self.end(result)
+
+def run(jobs: Sequence[Job], engine: SceneEngine) -> None:
+    """Do the work of jobs that share it; each ends with its result, or as failed."""
+    jobs = [job for job in jobs if not job.ended]
+    if not jobs:
+        return
+    now = time.monotonic()
+    for job in jobs:
+        job.began = now
+    try:
+        results = jobs[0].work(engine, jobs)
+        for job, result in zip(jobs, results, strict=True):
+            job.end(result)
+    except BaseException as error:  # whatever it is, the next job must have its turn
+        for job in jobs:
+            job.fail(error)
 
 
 class InferenceThread:
@@ -113,21 +139,28 @@ class InferenceThread:
     `wait_loaded` tells when loading has ended: with `info` of the engine, or with `load_error`.
     `stop` asks for the end: a job under way stops at its next token; what Python cannot interrupt
     (loading, the vision tower) is let run to its end, and the engine is closed after it.
+    `on_crash(error)` is called when the thread has failed outside of a job and was replaced.
     """
 
-    def __init__(self, load: Callable[[], SceneEngine]) -> None:
+    def __init__(
+        self,
+        load: Callable[[], SceneEngine],
+        on_crash: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self.load_error: BaseException | None = None
         self.info: EngineInfo | None = None
+        self.batch_size = 1  # most jobs that are done together
+        self.restarts = 0
         self._load = load
+        self._on_crash = on_crash
+        self._engine: SceneEngine | None = None
         self._loaded = threading.Event()
         self._condition = threading.Condition()
         self._waiting: list[tuple[int, int, Job]] = []  # priority, order of arrival
         self._order = itertools.count()
-        self._current: Job | None = None
+        self._current: list[Job] = []
         self._stopping = False
-        # A daemon: a load that takes minutes must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._thread.start()
+        self._start(self._load_and_serve)
 
     @property
     def thread_id(self) -> int | None:
@@ -146,8 +179,9 @@ class InferenceThread:
 
     @property
     def current(self) -> Job | None:
-        """The job under way."""
-        return self._current
+        """The job under way, the first one where several are."""
+        current = self._current
+        return current[0] if current else None
 
     def wait_loaded(self, seconds: float) -> bool:
         """Wait until loading has ended, well or not; False where it goes on after `seconds`."""
@@ -155,6 +189,7 @@ class InferenceThread:
 
     def submit(self, job: Job, limit: int) -> None:
         """Queue a job. Raises `QueueFullError` where `limit` jobs of its priority wait already."""
+        self.revive()
         with self._condition:
             if self.waiting(job.priority) >= limit:  # the condition's lock is reentrant
                 raise QueueFullError
@@ -168,56 +203,112 @@ class InferenceThread:
         return len(ranks) if priority is None else ranks.count(priority)
 
     def drain(self) -> list[Job]:
-        """Take all jobs out of the queue, for the caller to end; ask the one under way to stop."""
+        """Take all jobs out of the queue, for the caller to end; ask those under way to stop."""
         with self._condition:
             jobs = [job for _, _, job in self._waiting]
             self._waiting.clear()
-            if self._current is not None:
-                self._current.cancel()
+            for job in self._current:
+                job.cancel()
         return jobs
 
     def stop(self, seconds: float) -> bool:
         """Ask the thread to end and wait; whether it has ended. Drain the queue before."""
+        self.revive()  # a thread that was killed could not close the engine
         with self._condition:
             self._stopping = True
-            if self._current is not None:
-                self._current.cancel()
+            for job in self._current:
+                job.cancel()
             self._condition.notify()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
+    def revive(self) -> None:
+        """Put another thread in the place of one that was killed where it could not help itself."""
+        with self._condition:
+            if self._engine is None or self._stopping or self._thread.is_alive():
+                return
+            self._replace(RuntimeError("the inference thread was killed"))
+
+    def _start(self, target: Callable[[], None]) -> None:
+        # A daemon: a load that takes minutes must not keep the process from ending.
+        self._thread = threading.Thread(target=target, name="inference", daemon=True)
+        self._thread.start()
+
+    def _load_and_serve(self) -> None:
         try:
-            engine = self._load()
-            self.info = engine.info
+            self._engine = self._load()
+            self.info = self._engine.info
         except BaseException as error:  # a SystemExit of a library ends loading, not the process
             self.load_error = error
             return
         finally:
             self._loaded.set()
-        try:
-            while (job := self._next()) is not None:
-                job.run(engine)
-                with self._condition:
-                    self._current = None
-                del job  # its message and result must not outlive it
-        finally:
-            engine.close()
+        self._serve()
 
-    def _next(self) -> Job | None:
-        """Wait for the first job that is ready; None: stop."""
+    def _serve(self) -> None:
+        engine = self._engine
+        assert engine is not None
+        try:
+            while jobs := self._next():
+                run(jobs, engine)
+                self.info = engine.info
+                with self._condition:
+                    self._current = []
+                del jobs  # their messages and results must not outlive them
+        except BaseException as error:  # jobs fail in `run`: this is the thread itself
+            with self._condition:
+                self._replace(error)
+            return
+        self._engine = None
+        engine.close()
+
+    def _replace(self, error: BaseException) -> None:
+        """Go on with another thread; whatever was under way has failed."""
+        failed, self._current = self._current, []
+        self.restarts += 1
+
+        def go_on() -> None:
+            for job in failed:
+                job.fail(error)
+            self._on_crash(error)
+            time.sleep(_BEFORE_RESTART)
+            self._serve()
+
+        self._start(go_on)
+
+    def _next(self) -> list[Job]:
+        """Wait for the first job that is ready, and those to be done with it; none: stop."""
         with self._condition:
             while not self._stopping:
                 self._waiting = [entry for entry in self._waiting if not entry[2].ended]
-                ready = [entry for entry in self._waiting if entry[2].ready()]
-                if ready:
-                    first = min(ready, key=lambda entry: entry[:2])
-                    self._waiting.remove(first)
-                    self._current = job = first[2]
-                    job.interrupted = functools.partial(self._better_waits, job.priority)
-                    return job
+                entries = self._first_ready()
+                if entries:
+                    taken = {order for _, order, _ in entries}
+                    self._waiting = [entry for entry in self._waiting if entry[1] not in taken]
+                    self._current = jobs = [job for _, _, job in entries]
+                    for job in jobs:
+                        job.interrupted = functools.partial(self._better_waits, job.priority)
+                    return jobs
                 self._condition.wait(_WAIT_FOR_PICTURE if self._waiting else None)
-            return None
+            return []
+
+    def _first_ready(self) -> list[tuple[int, int, Job]]:
+        """The best job that is ready, and those right behind it that share its key."""
+        entries: list[tuple[int, int, Job]] = []
+        key: Hashable = None
+        for entry in sorted(self._waiting, key=lambda entry: entry[:2]):
+            job = entry[2]
+            if not job.ready():
+                continue
+            if not entries:
+                entries, key = [entry], job.key()
+            elif key is None or entry[0] != entries[0][0] or job.key() != key:
+                break
+            else:
+                entries.append(entry)
+            if len(entries) >= self.batch_size:
+                break
+        return entries
 
     def _better_waits(self, rank: Priority) -> bool:
         with self._condition:

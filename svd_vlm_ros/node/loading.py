@@ -26,10 +26,12 @@ def load(settings: Settings) -> SceneEngine:
     """Load the model and run it once, so that the first question finds everything warm."""
     from svd_vlm_ros.engine import SceneEngine
 
+    selector, options = settings.selection
     engine = SceneEngine.load(
         settings.model,
         precision=settings.precision,
-        selector=settings.selector,
+        selector=selector,
+        selector_options=options,
         visual_tokens=settings.budget,
         token_cap=settings.token_cap,
         device=settings.device,

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies as ROS messages: AskScene's response, SceneDescription, and the stats that both carry."""
+"""Replies as ROS messages: AskScene's response, SceneDescription, FactChanged, InferenceStats."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from svd_vlm_ros.msg import InferenceStats, SceneDescription
+from svd_vlm_ros.msg import FactChanged, InferenceStats, SceneDescription, SceneFact
 from svd_vlm_ros.node.requests import Reply, Stats
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.parameters import Settings
+    from svd_vlm_ros.facts import Observation
+    from svd_vlm_ros.node.requests import Frame
 
 
-def fill_response(response: Any, reply: Reply, settings: Settings | None) -> Any:
-    """AskScene's response of a reply; the header is the used picture's own, never "now"."""
+def fill_response(response: Any, reply: Reply) -> Any:
+    """AskScene's response or StreamAnswer's result; the header is the picture's, never "now"."""
     response.status = int(reply.status)
     response.message = reply.sentence
     response.camera = reply.camera
-    if reply.frame is not None and settings is not None:
+    response.stats = stats_message(reply.stats)
+    if reply.frame is not None:
         response.header = reply.frame.message.header
-        response.stats = stats_message(reply.stats, settings)
     if reply.answer is not None:
         response.answer = reply.answer.text
         response.confidence = float(reply.answer.confidence)
@@ -28,7 +30,7 @@ def fill_response(response: Any, reply: Reply, settings: Settings | None) -> Any
     return response
 
 
-def description_message(reply: Reply, settings: Settings) -> SceneDescription:
+def description_message(reply: Reply, observations: Iterable[Observation]) -> SceneDescription:
     """SceneDescription of a reply that has an answer."""
     assert reply.frame is not None
     assert reply.answer is not None
@@ -37,15 +39,34 @@ def description_message(reply: Reply, settings: Settings) -> SceneDescription:
         camera=reply.camera,
         text=reply.answer.text,
         confidence=float(reply.answer.confidence),
-        stats=stats_message(reply.stats, settings),
+        facts=[fact_message(observation) for observation in observations],
+        stats=stats_message(reply.stats),
     )
 
 
-def stats_message(stats: Stats, settings: Settings) -> InferenceStats:
+def fact_message(observation: Observation) -> SceneFact:
+    """SceneFact of what one picture says."""
+    fact = observation.fact
+    return SceneFact(
+        name=fact.name,
+        question=fact.question,
+        choices=list(fact.choices),
+        probabilities=[float(value) for value in observation.probabilities],
+        value=observation.value,
+        changed=observation.changed,
+    )
+
+
+def fact_changed_message(frame: Frame, camera: str, observation: Observation) -> FactChanged:
+    """FactChanged of an observation that is news."""
+    return FactChanged(
+        header=frame.message.header,
+        camera=camera,
+        fact=fact_message(observation),
+        previous=observation.previous,
+    )
+
+
+def stats_message(stats: Stats) -> InferenceStats:
     """InferenceStats; the fields of `Stats` have the message's names."""
-    return InferenceStats(
-        model=settings.model,
-        precision=settings.precision,
-        selector=settings.selector,
-        **vars(stats),
-    )
+    return InferenceStats(**vars(stats))

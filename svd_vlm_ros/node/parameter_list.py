@@ -13,6 +13,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.facts import YES_NO
 from svd_vlm_ros.node.images import MAX_PIXELS
 from svd_vlm_ros.node.requests import MAX_NEW_TOKENS, MAX_SECONDS
 
@@ -31,7 +32,7 @@ class When(Enum):
     """When a parameter may be set, and so when it takes effect."""
 
     START = "start"  # read-only
-    CONFIGURE = "configure"  # while the node is unconfigured
+    CONFIGURE = "configure"  # while the node is not active
     LIVE = "live"  # at any time; the next request obeys it
 
 
@@ -52,7 +53,7 @@ class Spec:
         found = ParameterDescriptor(description=self.text, read_only=self.when is When.START)
         constraints = [f"one of: {', '.join(self.choices)}"] if self.choices else []
         if self.when is When.CONFIGURE:
-            constraints.append("settable while the node is unconfigured")
+            constraints.append("settable while the node is not active")
         found.additional_constraints = "; ".join(constraints)
         if self.low is not None and self.high is not None:
             if isinstance(self.default, int):
@@ -139,8 +140,12 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "selector",
         "svd",
-        "Method that chooses the visual tokens: svd, none, random, grid or norm.",
-        _AT_CONFIGURE,
+        "Method that chooses the visual tokens, one of those of docs/selectors.md.",
+    ),
+    Spec(
+        "selector_options",
+        [""],
+        "Options of the selector, each as name=value.",
     ),
     Spec(
         "visual_tokens",
@@ -161,7 +166,6 @@ PARAMETERS: tuple[Spec, ...] = (
         "token_cap",
         192,
         "Most visual tokens that are kept where energy is above 0.",
-        _AT_CONFIGURE,
         low=1,
         high=65535,
     ),
@@ -217,7 +221,14 @@ PARAMETERS: tuple[Spec, ...] = (
         low=1,
         high=1000,
     ),
-    # Descriptions
+    Spec(
+        "batch_size",
+        4,
+        "Most questions about one picture that are answered together; each takes memory.",
+        low=1,
+        high=64,
+    ),
+    # Descriptions and standing questions
     Spec(
         "description_period",
         2.0,
@@ -227,6 +238,33 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec(
         "description_prompt", "", "What a description is asked with; empty: the model's own prompt."
+    ),
+    Spec(
+        "change_threshold",
+        0.02,
+        "A picture that differs less than this from the one described last is not described anew, "
+        "but the description repeated. 0: every picture is described.",
+        low=0.0,
+        high=1.0,
+    ),
+    Spec(
+        "change_refresh",
+        60.0,
+        "Seconds after which a picture is described anew even where nothing has changed; 0: never.",
+        low=0.0,
+        high=MAX_SECONDS,
+    ),
+    Spec(
+        "facts",
+        [""],
+        "Names of the standing questions that are asked about each picture that is described.",
+    ),
+    Spec(
+        "fact_frames",
+        2,
+        "Pictures in a row that must say so before the value of a fact changes.",
+        low=1,
+        high=1000,
     ),
     # The node
     Spec(
@@ -259,4 +297,11 @@ CAMERA_PARAMETERS: tuple[Spec, ...] = (
         _AT_CONFIGURE,
         choices=(AUTO, "reliable", "best_effort"),
     ),
+)
+
+# Of each standing question; the full name is fact.<name of the fact>.<name here>.
+FACT_PARAMETERS: tuple[Spec, ...] = (
+    Spec("question", "", "What is asked; the fact is left out as long as this is empty."),
+    Spec("choices", list(YES_NO), "The possible answers, two or more."),
+    Spec("camera", "", "Name of the camera that is asked about; empty: the first one."),
 )

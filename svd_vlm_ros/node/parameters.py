@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's parameters: declared, checked, and read into one frozen value.
 
-`parameter_list` says what there is. Each camera named in `cameras` has its own
-parameters `camera.<name>.*`.
+`parameter_list` says what there is. Each camera named in `cameras` has its own parameters
+`camera.<name>.*`, and each standing question named in `facts` its own `fact.<name>.*`.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.facts import MAX_FACTS, Fact, check_fact, check_name
 from svd_vlm_ros.node.parameter_list import (
     AUTO,
     CAMERA_PARAMETERS,
     DEFAULT_CAMERA,
+    FACT_PARAMETERS,
     PARAMETERS,
     Spec,
     When,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_GROUPS = {"camera": CAMERA_PARAMETERS, "fact": FACT_PARAMETERS}
+_OF_GROUP = re.compile(r"(camera|fact)\.(\w+)\.(\w+)")
+_SELECTION = ("selector", "selector_options", "token_cap")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Settings:
     allow_random_model: bool
     load_timeout: float
     selector: str
+    selector_options: tuple[str, ...]
     visual_tokens: int
     energy: float
     token_cap: int
@@ -66,8 +73,13 @@ class Settings:
     request_timeout: float
     max_question_length: int
     queue_size: int
+    batch_size: int
     description_period: float
     description_prompt: str
+    change_threshold: float
+    change_refresh: float
+    facts: tuple[Fact, ...]
+    fact_frames: int
     autostart: bool
 
     @property
@@ -86,24 +98,49 @@ class Settings:
             max_question_length=self.max_question_length,
         )
 
+    @property
+    def selection(self) -> tuple[str, dict[str, Any]]:
+        """The selector's name and options. Raises `UserError` where an option has no `=`."""
+        return self.selector, parse_options(self.selector_options)
+
+    @property
+    def model_key(self) -> tuple[object, ...]:
+        """All that a loaded model depends on: where it differs, another one must be loaded."""
+        return (
+            self.model,
+            self.precision,
+            self.device,
+            self.cpu_threads,
+            self.system_prompt,
+            self.aspect,
+        )
+
+    def facts_of(self, camera: str) -> tuple[Fact, ...]:
+        """The standing questions about a camera."""
+        first = self.cameras[0].name
+        return tuple(fact for fact in self.facts if (fact.camera or first) == camera)
+
 
 def declare(node: Node) -> None:
     """Declare all parameters with the values given at the start. Raises `UserError`."""
     given = _given(node)
     for spec in PARAMETERS:
         _declare(node, spec, given)
-    declare_cameras(node)
+    declare_named(node)
 
 
-def declare_cameras(node: Node) -> None:
-    """Declare what each camera of `cameras` needs and was not declared yet. Raises `UserError`."""
+def declare_named(node: Node) -> None:
+    """Declare what the named cameras and facts need and was not declared. Raises `UserError`."""
     given = _given(node)
-    names = node.get_parameter("cameras").value
-    _check_camera_names(names, given)
-    for name in names:
-        for spec in CAMERA_PARAMETERS:
-            if not node.has_parameter(f"camera.{name}.{spec.name}"):
-                _declare(node, _of_camera(spec, name), given)
+    cameras = node.get_parameter("cameras").value
+    _check_camera_names(cameras, given)
+    facts = _named(node.get_parameter("facts").value)
+    _check_fact_names(facts, given)
+    for group, names in (("camera", cameras), ("fact", facts)):
+        for name in names:
+            for spec in _GROUPS[group]:
+                if not node.has_parameter(f"{group}.{name}.{spec.name}"):
+                    _declare(node, _of(group, name, spec), given)
 
 
 def unknown_parameters(node: Node) -> list[str]:
@@ -120,55 +157,96 @@ def unknown_parameters(node: Node) -> list[str]:
 
 
 def read(node: Node) -> Settings:
-    """The parameters' present values. Raises `UserError` where a camera has no topic."""
+    """The parameters' present values; a fact without a question is left out.
+
+    Raises:
+        UserError: a camera has no topic, or a fact is about a camera that there is not.
+    """
     values = {spec.name: node.get_parameter(spec.name).value for spec in PARAMETERS}
     names = values.pop("cameras")
     _check_camera_names(names, {})
     cameras = []
     for name in names:
-        values_of = {
-            spec.name: node.get_parameter(f"camera.{name}.{spec.name}").value
-            for spec in CAMERA_PARAMETERS
-        }
+        values_of = _values_of(node, "camera", name)
         if not values_of["topic"]:
             raise UserError(f"Camera '{name}' has no topic: set the parameter camera.{name}.topic.")
         cameras.append(CameraSettings(name, **values_of))
-    return Settings(cameras=tuple(cameras), **values)
+    facts = []
+    for name in _named(values.pop("facts")):
+        asked = _values_of(node, "fact", name)
+        if asked["camera"] not in ("", *names):
+            raise UserError(
+                f"Parameter fact.{name}.camera is '{asked['camera'][:60]}': choose one of "
+                f"{', '.join(names)}, or leave it empty for the first."
+            )
+        if asked["question"].strip():
+            facts.append(
+                check_fact(Fact(name, asked["question"], tuple(asked["choices"]), asked["camera"]))
+            )
+    values["selector_options"] = tuple(_named(values["selector_options"]))
+    return Settings(cameras=tuple(cameras), facts=tuple(facts), **values)
 
 
-def whole_numbers_to_numbers(parameters: list[Parameter]) -> list[Parameter]:
-    """Let `ros2 param set ... 5` set a parameter whose type is a number with a fraction."""
-    numbers = {spec.name for spec in PARAMETERS if type(spec.default) is float}
-    return [
-        Parameter(parameter.name, Parameter.Type.DOUBLE, float(parameter.value))
-        if parameter.name in numbers and parameter.type_ is Parameter.Type.INTEGER
-        else parameter
-        for parameter in parameters
-    ]
+def silent_facts(node: Node) -> list[str]:
+    """Names of the facts that have no question."""
+    names = _named(node.get_parameter("facts").value)
+    return [name for name in names if not _values_of(node, "fact", name)["question"].strip()]
 
 
-def check_change(parameters: Iterable[Parameter], unconfigured: bool) -> None:
+def parse_options(options: Iterable[str]) -> dict[str, Any]:
+    """Options of a selector, each as `name=value`; numbers, True and False are read as such."""
+    found = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UserError(
+                f"Parameter selector_options has '{option[:60]}': write each option as name=value."
+            )
+        try:
+            found[name.strip()] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = text.strip()
+    return found
+
+
+def adapted(parameters: list[Parameter]) -> list[Parameter]:
+    """Parameters as they are meant where YAML and `ros2 param set` know no better.
+
+    A 5 sets a number with a fraction, and an empty list, which carries no type, a list of texts.
+    """
+    kinds = {spec.name: type(spec.default) for spec in PARAMETERS}
+    return [_adapted(parameter, kinds.get(parameter.name)) for parameter in parameters]
+
+
+def check_change(parameters: Iterable[Parameter], active: bool) -> None:
     """Raise `UserError` where a change is out of range or comes while the node cannot follow it."""
     specs = {spec.name: spec for spec in PARAMETERS}
     for parameter in parameters:
         spec = specs.get(parameter.name)
-        if spec is None and (
-            match := re.fullmatch(r"camera\.(\w+)\.(topic|compressed|reliability)", parameter.name)
-        ):
-            spec = _of_camera(
-                next(spec for spec in CAMERA_PARAMETERS if spec.name == match[2]), match[1]
-            )
+        if spec is None and (match := _OF_GROUP.fullmatch(parameter.name)):
+            found = [one for one in _GROUPS[match[1]] if one.name == match[3]]
+            spec = _of(match[1], match[2], found[0]) if found else None
         if spec is None:
             continue
         value = spec.convert(parameter.value)
+        if spec.when is When.CONFIGURE and active:
+            raise UserError(
+                f"Parameter {spec.name} can be set only while the node is not active: deactivate "
+                "it before, and activate it afterwards."
+            )
         if spec.name == "cameras":
             _check_camera_names(value, {})
-        if spec.when is When.CONFIGURE and not unconfigured:
-            raise UserError(
-                f"Parameter {spec.name} can be set only while the node is unconfigured: take it "
-                "through deactivate and cleanup before, and through configure and activate "
-                "afterwards."
-            )
+        elif spec.name == "facts":
+            _check_fact_names(_named(value), {})
+        elif spec.name == "selector_options":
+            parse_options(_named(value))
+        elif match := re.fullmatch(r"fact\.(\w+)\.(\w+)", spec.name):
+            _check_fact_part(match[1], match[2], value)
+
+
+def changes_selection(parameters: Iterable[Parameter]) -> bool:
+    """Whether one of them says how the visual tokens are chosen."""
+    return any(parameter.name in _SELECTION for parameter in parameters)
 
 
 def _given(node: Node) -> Mapping[str, Parameter]:
@@ -179,14 +257,59 @@ def _given(node: Node) -> Mapping[str, Parameter]:
 def _declare(node: Node, spec: Spec, given: Mapping[str, Parameter]) -> None:
     value = spec.default
     if spec.name in given:
-        value = spec.convert(given[spec.name].value)
+        (parameter,) = adapted([given[spec.name]])
+        value = spec.convert(parameter.value)
     node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True)
 
 
-def _of_camera(spec: Spec, camera: str) -> Spec:
-    default = "image" if spec.name == "topic" and camera == DEFAULT_CAMERA else spec.default
-    name = f"camera.{camera}.{spec.name}"
-    return dataclasses.replace(spec, name=name, default=default)
+def _adapted(parameter: Parameter, kind: type | None) -> Parameter:
+    if kind is float and parameter.type_ is Parameter.Type.INTEGER:
+        return Parameter(parameter.name, Parameter.Type.DOUBLE, float(parameter.value))
+    if kind is list and parameter.type_ is not Parameter.Type.STRING and not parameter.value:
+        return Parameter(parameter.name, Parameter.Type.STRING_ARRAY, [""])
+    return parameter
+
+
+def _of(group: str, name: str, spec: Spec) -> Spec:
+    """The parameter of one camera or fact."""
+    topic = group == "camera" and spec.name == "topic"
+    default = "image" if topic and name == DEFAULT_CAMERA else spec.default
+    return dataclasses.replace(spec, name=f"{group}.{name}.{spec.name}", default=default)
+
+
+def _values_of(node: Node, group: str, name: str) -> dict[str, Any]:
+    return {
+        spec.name: node.get_parameter(f"{group}.{name}.{spec.name}").value
+        for spec in _GROUPS[group]
+    }
+
+
+def _named(values: Iterable[str]) -> list[str]:
+    """A list of texts without the empty ones: ROS cannot carry a list that is empty itself."""
+    return [value.strip() for value in values if value.strip()]
+
+
+def _check_fact_part(name: str, part: str, value: Any) -> None:
+    """One parameter of a fact by itself; the question may be empty for a while."""
+    question = value if part == "question" and value.strip() else "?"
+    choices = tuple(value) if part == "choices" else ("yes", "no")
+    check_fact(Fact(name, question, choices))
+
+
+def _check_fact_names(names: list[str], given: Mapping[str, Parameter]) -> None:
+    if len(names) > MAX_FACTS:
+        raise UserError(f"Parameter facts names {len(names)} facts: {MAX_FACTS} are the most.")
+    for name in names:
+        check_name(name)
+        if names.count(name) > 1:
+            raise UserError(f"Parameter facts names '{name}' twice: give each fact its own name.")
+    for parameter in given:
+        match = re.match(r"fact\.([^.]*)\.", parameter)
+        if match and match[1] not in names:
+            raise UserError(
+                f"Parameter {parameter} is set, but facts does not name '{match[1]}': add it "
+                "there, or remove it."
+            )
 
 
 def _check_camera_names(names: list[str], given: Mapping[str, Parameter]) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node `perception`: cameras in, answers and descriptions out.
+"""The lifecycle node `perception`: cameras in, answers, descriptions and facts out.
 
     configure    subscribes to the cameras, then loads and warms the model on the inference thread
-    activate     serves `ask_scene` and publishes `scene_description`
-    deactivate   stops both; waiting requests get NOT_ACTIVE
+    activate     serves `ask_scene` and `stream_answer`, publishes `scene_description` and
+                 `fact_changed`; configures anew where a parameter has changed that asks for it
+    deactivate   stops all of them; waiting requests get NOT_ACTIVE
     cleanup      ends the inference thread and frees the model's memory
 
 With `autostart` (default) the node configures and activates itself, and its process ends with
@@ -28,17 +29,25 @@ from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import loading, parameters
+from svd_vlm_ros.node.action import StreamAction
 from svd_vlm_ros.node.answering import Answerer, refused
 from svd_vlm_ros.node.cameras import Camera, subscribe
 from svd_vlm_ros.node.descriptions import Descriptions
+from svd_vlm_ros.node.figures import Figures, Snapshot
+from svd_vlm_ros.node.handling import DEACTIVATED, Handler
 from svd_vlm_ros.node.health import Health
 from svd_vlm_ros.node.inference import InferenceThread
-from svd_vlm_ros.node.lifecycle import UNCONFIGURED, BackgroundLifecycleNode
+from svd_vlm_ros.node.lifecycle import INACTIVE, UNCONFIGURED, BackgroundLifecycleNode
+from svd_vlm_ros.node.live import LiveChanges
+from svd_vlm_ros.node.looking import Looker
+from svd_vlm_ros.node.overlay import Overlay
 from svd_vlm_ros.node.parameters import Settings
-from svd_vlm_ros.node.service import DEACTIVATED, AskService
+from svd_vlm_ros.node.service import AskService
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo
+    from svd_vlm_ros.node.requests import Reply
+
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 FREE_WITHIN = 60.0  # s that cleanup waits for the model's memory
 CLOSE_WITHIN = 1.5  # s that the end of the process waits for its threads
@@ -47,11 +56,13 @@ _POLL = 0.1  # s between two looks, while the model loads, whether the node is t
 
 @dataclass(frozen=True)
 class Serving:
-    """What exists while the node is configured."""
+    """What exists while the node is configured, and the settings that it was made with."""
 
     cameras: dict[str, Camera]
     inference: InferenceThread
     answerer: Answerer
+    looker: Looker
+    settings: Settings
 
 
 class PerceptionNode(BackgroundLifecycleNode):
@@ -74,12 +85,17 @@ class PerceptionNode(BackgroundLifecycleNode):
         parameters.declare(self)
         for sentence in parameters.unknown_parameters(self):
             self.get_logger().warning(sentence)
-        self.add_pre_set_parameters_callback(parameters.whole_numbers_to_numbers)
+        self.add_pre_set_parameters_callback(parameters.adapted)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._parameters_changed)
         self.descriptions = Descriptions(self)
+        self.figures = Figures()
         self.health = Health(self)
-        self._ask = AskService(self)
+        self.overlay = Overlay(self)
+        self._live = LiveChanges(self)
+        handler = Handler(self)
+        self._ask = AskService(self, handler)
+        self._stream = StreamAction(self, handler)
         self._autostart = None
         if self.get_parameter("autostart").value:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -89,27 +105,20 @@ class PerceptionNode(BackgroundLifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras and load the model; on FAILURE the log says why."""
-        try:
-            self._configure()
-            self.failure = ""
-        except UserError as error:
-            self.failure = str(error)
-        except Exception as error:
-            self.failure = (
-                f"configure failed ({error!r}): this is a fault of the node, see its log."
-            )
-            self.get_logger().error(traceback.format_exc())
-        if self.failure:
-            if not self._closing:
-                self.get_logger().fatal(self.failure)
-            self._release(_POLL)
+        if not self._try_to_configure():
             return _FAILURE
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to serve."""
+        """Begin to serve, with another model or other cameras where their parameters changed."""
+        configured = self._configured
+        if configured is None or self._is_outdated(configured):
+            self._release(FREE_WITHIN)
+            if not self._try_to_configure():
+                return _FAILURE
         result = super().on_activate(state)
         self.serving = self._configured
+        self.descriptions.forget()
         self.descriptions.start(self.settings.description_period)
         self.get_logger().info(f"Active: ask on {self._ask.service.service_name}.")
         return result
@@ -140,9 +149,42 @@ class PerceptionNode(BackgroundLifecycleNode):
         """Stop serving and ask all threads to end; wait for them `CLOSE_WITHIN` seconds at most."""
         end = time.monotonic() + CLOSE_WITHIN
         self._closing = True
+        self.overlay.close()
         self.join_transition(CLOSE_WITHIN)
         self._stop_serving()
         self._release(max(end - time.monotonic(), 0.1))
+
+    def destroy_node(self) -> None:
+        """Destroy the node with all that it made."""
+        self._stream.destroy()
+        super().destroy_node()
+
+    def _try_to_configure(self) -> bool:
+        """Whether the node could be configured; if not, `failure` and the log say why."""
+        try:
+            self._configure()
+            self.failure = ""
+        except UserError as error:
+            self.failure = str(error)
+        except Exception as error:
+            self.failure = (
+                f"configure failed ({error!r}): this is a fault of the node, see its log."
+            )
+            self.get_logger().error(traceback.format_exc())
+        if self.failure:
+            if not self._closing:
+                self.get_logger().fatal(self.failure)
+            self._release(_POLL)
+        return not self.failure
+
+    def _is_outdated(self, configured: Serving) -> bool:
+        """Whether parameters that only configuring obeys have changed since; they may be wrong."""
+        try:
+            settings = parameters.read(self)
+        except UserError:
+            return True  # configuring says so
+        made = configured.settings
+        return (settings.model_key, settings.cameras) != (made.model_key, made.cameras)
 
     def _configure(self) -> None:
         self._abandoned = [thread for thread in self._abandoned if thread.alive]
@@ -153,19 +195,31 @@ class PerceptionNode(BackgroundLifecycleNode):
             )
         self._declaring = True
         try:
-            parameters.declare_cameras(self)
+            parameters.declare_named(self)
         finally:
             self._declaring = False
         settings = self._settings = parameters.read(self)
+        if silent := parameters.silent_facts(self):
+            raise UserError(
+                f"Fact '{silent[0]}' has no question: set the parameter fact.{silent[0]}.question."
+            )
         loading.check_model(settings.model)
         cameras = subscribe(self, settings.cameras)
-        answerer = Answerer(cameras, self._ros_now, lambda: self.settings)
+        answerer = Answerer(
+            cameras,
+            self._ros_now,
+            lambda: self.settings,
+            on_answer=self.overlay.offer,
+            on_memory=lambda: self.in_executor(self._live.lower_budget, settings.model),
+        )
+        looker = Looker(answerer, self._ros_now, lambda: self.settings)
         self.get_logger().info(
             f"Loading {settings.model} in {settings.precision} on device {settings.device}."
         )
         self.load_began = time.monotonic()
-        inference = InferenceThread(functools.partial(loading.load, settings))
-        self._configured = Serving(cameras, inference, answerer)
+        inference = InferenceThread(functools.partial(loading.load, settings), self._crashed)
+        inference.batch_size = settings.batch_size
+        self._configured = Serving(cameras, inference, answerer, looker, settings)
         while not inference.wait_loaded(_POLL):
             if self._closing:
                 raise UserError("The node ends while its model is being loaded.")
@@ -221,6 +275,14 @@ class PerceptionNode(BackgroundLifecycleNode):
         self._end_waiting(inference)
         configured.answerer.scenes.clear()
 
+    def _crashed(self, error: BaseException) -> None:
+        """On the new inference thread: tell of the old one."""
+        self.get_logger().error("".join(traceback.format_exception(error)))
+        self.fault(
+            f"The inference thread crashed ({error!r}) and was started anew: the request under way "
+            "got ERROR, the others are being answered."
+        )
+
     def _start_once(self) -> None:
         assert self._autostart is not None
         self.destroy_timer(self._autostart)
@@ -236,19 +298,30 @@ class PerceptionNode(BackgroundLifecycleNode):
 
     def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         try:
-            parameters.check_change(changed, self._declaring or self.state == UNCONFIGURED)
+            active = not (self._declaring or self.state in (UNCONFIGURED, INACTIVE))
+            parameters.check_change(changed, active)
+            self._live.check(changed)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _parameters_changed(self, changed: list[Parameter]) -> None:
+        if self._declaring:
+            return
+        if any(parameter.name == "facts" for parameter in changed):
+            self._declaring = True
+            try:
+                parameters.declare_named(self)
+            finally:
+                self._declaring = False
         if self._configured is None:
             return  # read when the node is configured
-        self._settings = parameters.read(self)
-        if self.serving is not None and any(
-            parameter.name == "description_period" for parameter in changed
-        ):
-            self.descriptions.start(self.settings.description_period)
+        try:
+            self._settings = parameters.read(self)
+        except UserError as error:  # e.g. another camera without a topic yet, while inactive
+            self.get_logger().warning(str(error))
+            return
+        self._live.obey(changed)
 
     # What the service, the descriptions and the diagnostics ask
 
@@ -277,6 +350,33 @@ class PerceptionNode(BackgroundLifecycleNode):
     def inference(self) -> InferenceThread | None:
         """The thread that owns the model, while there is one."""
         return self._configured.inference if self._configured else None
+
+    @property
+    def configured(self) -> Serving | None:
+        """What exists while the node is configured."""
+        return self._configured
+
+    @property
+    def tally(self) -> Any:
+        """What was computed and what was saved since the node was configured, while it is."""
+        return self._configured.answerer.tally if self._configured else None
+
+    def note(self, reply: Reply, description: bool = False) -> None:
+        """Count how a request or a description ended, and log it."""
+        self.figures.note(reply, description)
+        if reply.repeated:
+            self.health.note(reply, description=True, repeated=True)
+        else:
+            self.health.note(reply, description=description)
+
+    def fault(self, sentence: str) -> None:
+        """Tell of a fault of the node itself, in /diagnostics and the log; from any thread."""
+        self.health.fault(sentence)
+
+    def snapshot(self) -> Snapshot:
+        """The node's figures now; see `figures`."""
+        size = self.get_parameter("queue_size").value
+        return self.figures.snapshot(self.inference, self.tally, size)
 
     @property
     def refuses_random_model(self) -> bool:

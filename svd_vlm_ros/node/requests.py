@@ -13,6 +13,7 @@ The values, and the decisions about them:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -25,6 +26,8 @@ MAX_NEW_TOKENS = 1024
 MAX_CHOICES = 64
 MAX_SECONDS = 86_400.0  # longest timeout and image age that can be asked for; one day
 NANOSECONDS = 1_000_000_000
+# Control characters but tab and line breaks, and halves of surrogate pairs.
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Status(IntEnum):
@@ -66,7 +69,8 @@ class Question:
 
     `prompt` None: describe the picture in the engine's own words. `visual_tokens` None: the node's
     budget. `not_before` is a ROS time in nanoseconds, 0: any. `max_image_age` in seconds, infinity:
-    any. `timeout` in seconds from the request's arrival.
+    any. `timeout` in seconds from the request's arrival. `waits`: for a picture that is new enough,
+    where there is none; else it is refused at once.
     """
 
     prompt: str | None
@@ -77,16 +81,22 @@ class Question:
     not_before: int = 0
     max_image_age: float = math.inf
     timeout: float = 30.0
+    waits: bool = False
     describe: bool = False
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture as it arrived: the message itself, and `time.monotonic()` of its arrival."""
+    """One picture as it arrived: the message itself, and when that was.
+
+    `arrival` in `time.monotonic()`, `clock` in ROS time, nanoseconds; `number` counts the camera's
+    pictures.
+    """
 
     message: Any
     arrival: float
     number: int
+    clock: int = 0
 
     @property
     def stamp(self) -> int:
@@ -99,6 +109,9 @@ class Frame:
 class Stats:
     """What one answer took, in seconds and tokens, with InferenceStats' names and meanings."""
 
+    model: str = ""
+    precision: str = ""
+    selector: str = ""
     visual_tokens_kept: int = 0
     visual_tokens_total: int = 0
     prompt_tokens: int = 0
@@ -118,8 +131,10 @@ class Stats:
 class Reply:
     """How a request ended.
 
-    `frame` is the picture that the model looked at, None where it looked at none. `detail` is for
-    the log alone.
+    `frame` is the picture that the model looked at, None where it looked at none. `facts` has the
+    probabilities of each standing question's choices, () where it could not be asked. `repeated`: a
+    description that was made before, since the newer picture `compared` shows nothing new. `detail`
+    is for the log alone.
     """
 
     status: Status
@@ -128,6 +143,9 @@ class Reply:
     frame: Frame | None = None
     answer: Answer | None = None
     stats: Stats = field(default_factory=Stats)
+    facts: tuple[tuple[float, ...], ...] = ()
+    repeated: bool = False
+    compared: Frame | None = None
     detail: str = ""
 
 
@@ -141,6 +159,7 @@ def check_request(request: Any, limits: Limits) -> Question:
             f"The question has {len(text)} characters, but {limits.max_question_length} is the "
             "most: shorten it, or raise the parameter max_question_length."
         )
+    _check_readable("question", text)
     if "<image>" in text:
         raise _bad(
             "The question holds '<image>', which stands for the picture itself: leave it out."
@@ -159,6 +178,7 @@ def check_request(request: Any, limits: Limits) -> Question:
         max_image_age=_seconds("max_image_age", request.max_image_age, limits.max_image_age)
         or math.inf,
         timeout=_seconds("timeout", request.timeout, limits.request_timeout),
+        waits=bool(stamp.sec or stamp.nanosec or request.max_image_age),
     )
 
 
@@ -180,6 +200,8 @@ def _check_choices(choices: Sequence[str], longest: int) -> tuple[str, ...]:
             f"There are {len(stripped)} choices: give 2 to {MAX_CHOICES}, or none for a free "
             "answer."
         )
+    for choice in stripped:
+        _check_readable("choice", choice)
     if not all(stripped):
         raise _bad("One of the choices is empty: give each choice a text.")
     if len(set(stripped)) < len(stripped):
@@ -187,6 +209,11 @@ def _check_choices(choices: Sequence[str], longest: int) -> tuple[str, ...]:
     if sum(map(len, stripped)) > longest:
         raise _bad(f"The choices have more than {longest} characters together: shorten them.")
     return stripped
+
+
+def _check_readable(what: str, text: str) -> None:
+    if found := _UNREADABLE.search(text):
+        raise _bad(f"The {what} contains the control character U+{ord(found[0]):04X}: remove it.")
 
 
 def _seconds(name: str, asked: float, setting: float) -> float:
@@ -205,14 +232,21 @@ def _bad(sentence: str) -> RequestError:
     return RequestError(Status.BAD_REQUEST, sentence)
 
 
-def image_age(frame: Frame, ros_now: int, now: float) -> float:
-    """Seconds since the picture was taken by its stamp, or since it arrived if it has none.
+def clock_went_back(frame: Frame, ros_now: int) -> bool:
+    """Whether ROS time was set back since the picture arrived, as where a bag begins anew."""
+    return ros_now < frame.clock
 
+
+def image_age(frame: Frame, ros_now: int, now: float) -> float:
+    """Seconds since the picture was taken by its stamp, or since it arrived.
+
+    The latter where it has no stamp, or one of a time that was before the clock was set back.
     `ros_now` in nanoseconds, `now` in `time.monotonic()`. A stamp from the future counts as 0 s
     old.
     """
-    age = (ros_now - frame.stamp) / NANOSECONDS if frame.stamp else now - frame.arrival
-    return max(age, 0.0)
+    if frame.stamp and not clock_went_back(frame, ros_now):
+        return max((ros_now - frame.stamp) / NANOSECONDS, 0.0)
+    return max(now - frame.arrival, 0.0)
 
 
 def choose_frame(
@@ -220,22 +254,26 @@ def choose_frame(
 ) -> Frame | None:
     """The newest picture of the question's camera if it may be used; None: wait for a newer.
 
-    A question with `not_before` waits for a picture, without it none is waited for. Raises
+    A question that `waits` waits for a picture, for another one none is waited for. Raises
     `RequestError`: NO_IMAGE where none has come, STALE_IMAGE where the newest is older than
     `max_image_age`.
     """
     if frame is None:
-        if question.not_before:
+        if question.waits:
             return None
         raise RequestError(
             Status.NO_IMAGE,
             f"Camera '{question.camera}' has sent no picture on {topic} yet: check that it runs "
             "and publishes there.",
         )
-    if question.not_before and frame.stamp < question.not_before:
+    if question.not_before and (
+        frame.stamp < question.not_before or clock_went_back(frame, ros_now)
+    ):
         return None
     age = image_age(frame, ros_now, now)
     if age > question.max_image_age:
+        if question.waits:
+            return None
         raise RequestError(
             Status.STALE_IMAGE,
             f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
@@ -245,26 +283,39 @@ def choose_frame(
     return frame
 
 
-def late_refusal(question: Question, frame: Frame | None, topic: str, begun: bool) -> RequestError:
+def late_refusal(
+    question: Question, frame: Frame | None, topic: str, begun: bool, ros_now: int, now: float
+) -> RequestError:
     """Why a request whose time is over was not answered. `begun`: the model was at work on it."""
     after = f"within {question.timeout:g} s"
+    name = f"Camera '{question.camera}'"
     if begun:
         return RequestError(
             Status.TIMEOUT,
             f"The answer was not complete {after}: allow a longer timeout, or ask for fewer "
             "tokens.",
         )
-    if question.not_before and frame is None:
+    if question.waits and frame is None:
         return RequestError(
-            Status.NO_IMAGE,
-            f"Camera '{question.camera}' sent no picture on {topic} {after}: check it.",
+            Status.NO_IMAGE, f"{name} sent no picture on {topic} {after}: check it."
         )
-    if question.not_before and frame is not None and frame.stamp < question.not_before:
+    age = image_age(frame, ros_now, now) if frame else 0.0
+    if question.not_before and frame is not None:
         behind = (question.not_before - frame.stamp) / NANOSECONDS
+        if behind > 0.0 or clock_went_back(frame, ros_now):
+            older = (
+                f"is {behind:.3f} s older" if behind > 0.0 else "came before the clock went back"
+            )
+            return RequestError(
+                Status.STALE_IMAGE,
+                f"{name} sent no picture from not_before or later {after}; the newest {older}: "
+                "check the camera and its clock.",
+            )
+    if question.waits and age > question.max_image_age:
         return RequestError(
             Status.STALE_IMAGE,
-            f"Camera '{question.camera}' sent no picture from not_before or later {after}; the "
-            f"newest is {behind:.3f} s older: check the camera and its clock.",
+            f"{name} sent no picture that is at most {question.max_image_age:g} s old by its stamp "
+            f"{after}; the newest is {age:.1f} s old: check the camera and its clock.",
         )
     return RequestError(
         Status.TIMEOUT,

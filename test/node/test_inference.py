@@ -29,9 +29,15 @@ class Engine(SimpleNamespace):
 def make_job(
     work: Callable[[Any, Job], Any], priority: Priority = Priority.QUESTION, **options: Any
 ) -> tuple[Job, list]:
-    """A job, and the list of the results it ended with."""
+    """A job that is worked on alone, and the list of the results it ended with."""
     ends: list = []
-    job = Job(work, priority=priority, failed=repr, on_end=ends.append, **options)
+    job = Job(
+        lambda engine, jobs: [work(engine, job) for job in jobs],
+        priority=priority,
+        failed=repr,
+        on_end=ends.append,
+        **options,
+    )
     return job, ends
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -143,7 +144,7 @@ def test_no_picture_yet() -> None:
 
 
 def test_not_before_waits_for_a_picture() -> None:
-    question = Question("?", "front", not_before=10 * NANOSECONDS)
+    question = Question("?", "front", not_before=10 * NANOSECONDS, waits=True)
     assert choose_frame(question, None, "/image", 0, 0.0) is None
     assert choose_frame(question, frame(9.999), "/image", 11 * NANOSECONDS, 0.0) is None
     exact = frame(10.0)
@@ -157,6 +158,26 @@ def test_stale_picture() -> None:
     with pytest.raises(RequestError, match=r"4\.0 s old by its stamp") as error:
         choose_frame(question, frame(6.0), "/image", 10 * NANOSECONDS, 1.0)
     assert error.value.status is Status.STALE_IMAGE
+
+
+def test_a_question_with_a_wish_for_the_age_waits() -> None:
+    question = Question("?", "front", max_image_age=2.0, timeout=3.0, waits=True)
+    old = frame(6.0)
+    assert choose_frame(question, old, "/image", 10 * NANOSECONDS, 0.0) is None
+    refusal = late_refusal(question, old, "/image", False, 10 * NANOSECONDS, 0.0)
+    assert refusal.status is Status.STALE_IMAGE
+    assert "at most 2 s old" in str(refusal)
+
+
+def test_a_clock_that_was_set_back() -> None:
+    """A picture from before does not count as one from the future."""
+    before = replace(frame(100.0, arrival=50.0), clock=100 * NANOSECONDS)
+    assert image_age(before, 10 * NANOSECONDS, 53.0) == 3.0
+    question = Question("?", "front", not_before=20 * NANOSECONDS, timeout=3.0, waits=True)
+    assert choose_frame(question, before, "/image", 10 * NANOSECONDS, 53.0) is None
+    refusal = late_refusal(question, before, "/image", False, 10 * NANOSECONDS, 53.0)
+    assert refusal.status is Status.STALE_IMAGE
+    assert choose_frame(question, before, "/image", 101 * NANOSECONDS, 53.0) is before
 
 
 def test_age_by_stamp_or_arrival() -> None:
@@ -179,7 +200,10 @@ def test_age_by_stamp_or_arrival() -> None:
 def test_why_a_request_is_late(
     not_before: int, latest: float | None, begun: bool, status: Status
 ) -> None:
-    question = Question("?", "front", not_before=not_before * NANOSECONDS, timeout=3.0)
-    refusal = late_refusal(question, None if latest is None else frame(latest), "/image", begun)
+    question = Question(
+        "?", "front", not_before=not_before * NANOSECONDS, timeout=3.0, waits=not_before > 0
+    )
+    newest = None if latest is None else frame(latest)
+    refusal = late_refusal(question, newest, "/image", begun, 12 * NANOSECONDS, 0.0)
     assert refusal.status is status
     assert "within 3 s" in str(refusal)

@@ -186,7 +186,7 @@ def test_compressed_pictures(robot: Robot) -> None:
         ({"camera": "never"}, Reply.NO_IMAGE, "/never/image"),
         ({"choices": ["yes", "yes"]}, Reply.BAD_REQUEST, "same"),
         ({"timeout": -1.0}, Reply.BAD_REQUEST, "timeout"),
-        ({"max_image_age": 1e-6}, Reply.STALE_IMAGE, "old by its stamp"),
+        ({"max_image_age": 1e-6, "timeout": 0.3}, Reply.STALE_IMAGE, "old by its stamp"),
     ],
 )
 def test_faults_of_requests(robot: Robot, fields: dict, status: int, named: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes, and what it says of its cameras."""
+"""The topic `scene_description`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,11 @@ import threading
 from typing import Any
 
 import pytest
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
-from rclpy.qos import (
-    QoSDurabilityPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-    qos_profile_sensor_data,
-)
 from robot import Robot, image_message, picture, reference_engine, wait_until
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import SceneDescription
-from svd_vlm_ros.node import cameras
-from svd_vlm_ros.node.cameras import Camera
-from svd_vlm_ros.node.parameters import CameraSettings
 from svd_vlm_ros.srv import AskScene
 
 
@@ -119,106 +106,3 @@ def test_random_models_do_not_describe(robot: Robot) -> None:
     robot.show(image_message(picture(1)))
     assert robot.ask().status == AskScene.Response.ERROR
     assert not got
-
-
-def test_diagnostics(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cameras, "SILENT_SECONDS", 0.5)
-    robot.start()
-    got = listen(robot, DiagnosticArray, "/diagnostics")
-
-    def status(name: str) -> DiagnosticStatus | None:
-        found = [one for array in got[-1:] for one in array.status if one.name == name]
-        return found[0] if found else None
-
-    def facts(name: str) -> dict[str, str]:
-        found = status(name)
-        return {pair.key: pair.value for pair in found.values} if found else {}
-
-    wait_until(lambda: facts("perception: model").get("lifecycle state") == "active")
-    assert status("perception: model").level == DiagnosticStatus.OK
-    assert status("perception: model").hardware_id == "cpu"
-    assert facts("perception: model")["visual tokens"] == "192 of 576"
-    silent = wait_until(
-        lambda: (
-            (found := status("perception: camera camera"))
-            and found.level == DiagnosticStatus.WARN
-            and found
-        )
-    )
-    assert "nobody publishes on /image" in silent.message
-    robot.show(image_message(picture(1)))
-    assert robot.ask().status == AskScene.Response.OK
-    assert robot.ask(max_image_age=1e-6).status == AskScene.Response.STALE_IMAGE
-    wait_until(lambda: facts("perception: requests").get("refused") == "1")
-    assert facts("perception: requests")["answered"] == "1"
-    assert status("perception: requests").level == DiagnosticStatus.WARN
-    assert "old by its stamp" in status("perception: requests").message
-    assert int(facts("perception: camera camera")["pictures"]) >= 1
-
-
-@pytest.fixture
-def camera(robot: Robot) -> Camera:
-    robot.start(wait=False, autostart=False)
-    return Camera(robot.node, CameraSettings("front", "front/image"))
-
-
-def test_why_silent_no_publisher(robot: Robot, camera: Camera) -> None:
-    robot.publisher("rear/image")
-    wait_until(lambda: robot.node.count_publishers("/rear/image"))
-    assert "nobody publishes on /front/image" in camera.why_silent()
-    assert "pictures are published on /rear/image" in camera.why_silent()
-
-
-@pytest.mark.parametrize(
-    ("kind", "named"),
-    [
-        (CompressedImage, "set camera.front.compressed to true"),
-        (String, "set camera.front.topic to a topic of pictures"),
-    ],
-)
-def test_why_silent_other_type(robot: Robot, camera: Camera, kind: Any, named: str) -> None:
-    context = rclpy.Context()  # one DDS participant cannot hold a topic with two types
-    rclpy.init(context=context, domain_id=robot.context.get_domain_id())
-    node = rclpy.create_node("careless", context=context)
-    node.create_publisher(kind, "front/image", 1)
-    wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert named in camera.why_silent()
-    node.destroy_node()
-    rclpy.shutdown(context=context)
-
-
-def test_why_silent_incompatible_qos(robot: Robot) -> None:
-    robot.start(wait=False, autostart=False)
-    camera = Camera(robot.node, CameraSettings("front", "front/image", reliability="reliable"))
-    robot.publisher("front/image", Image, qos_profile_sensor_data)
-    wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert "incompatible QoS on /front/image: /other: " in camera.why_silent()
-    assert "best effort publisher" in camera.why_silent().lower()
-    assert "set camera.front.reliability to auto" in camera.why_silent()
-
-
-def test_why_silent_nothing_wrong(robot: Robot, camera: Camera) -> None:
-    robot.publisher("front/image")
-    wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert "no picture comes on /front/image though /other publishes there" in camera.why_silent()
-    assert "camera.front.reliability: reliable" in camera.why_silent(), "the publisher is reliable"
-
-
-@pytest.mark.parametrize("reliability", list(QoSReliabilityPolicy)[1:3])
-@pytest.mark.parametrize("durability", list(QoSDurabilityPolicy)[1:3])
-def test_every_publisher_matches_and_only_the_newest_is_kept(
-    robot: Robot, camera: Camera, reliability: Any, durability: Any
-) -> None:
-    qos = QoSProfile(depth=5, reliability=reliability, durability=durability)
-    publisher = robot.publisher("front/image", Image, qos)
-    wait_until(publisher.get_subscription_count)
-
-    def publish(number: int) -> bool:
-        message = image_message(picture(number), f"number {number}")
-        publisher.publish(message)
-        latest = camera.latest
-        return latest is not None and latest.message.header.frame_id == f"number {number}"
-
-    for number in range(4):
-        wait_until(lambda number=number: publish(number))
-    assert camera.latest.number == camera.received
