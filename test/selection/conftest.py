@@ -68,13 +68,14 @@ def picture(layers):
 
 @pytest.fixture(scope="session")
 def reordered():
-    """A function that gives a picture's patches another order (not those of its encoder)."""
+    """A function that gives a picture's patches another order, or takes some of them only."""
 
     def make(features, order):
         rows = {name: getattr(features, name)[order] for name in ("patches", "keys", "projected")}
         return replace(
             features,
             **rows,
+            grid=features.grid if len(order) == len(features) else (1, len(order)),
             valid=None if features.valid is None else features.valid[order],
             cls_attention=features.cls_attention[:, order],
             image_text=replace(features.image_text, patches=features.image_text.patches[order]),

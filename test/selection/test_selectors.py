@@ -7,16 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector, selector_names
+from svd_vlm_ros.selection import (
+    NEEDS,
+    Budget,
+    VisualFeatures,
+    looks_at_question,
+    make_selector,
+    selector_kind,
+    selector_names,
+)
 from svd_vlm_ros.selection.baselines import bayer
 from svd_vlm_ros.selection.interface import count_to_keep, keep_highest
 
-CHOOSING = [name for name in selector_names() if name != "none"]
-
-
-def picture(seed=0, grid=(6, 8), width=16, valid=None):
-    generator = torch.Generator().manual_seed(seed)
-    return VisualFeatures(torch.randn(grid[0] * grid[1], width, generator=generator), grid, valid)
+BEFORE = selector_names("before")
+CHOOSING = [name for name in BEFORE if name != "none"]
+ADAPTIVE = ["svd", "hired", "random", "grid", "norm"]  # their scores sum to a share of something
+MERGING = ["visionzip", "trim", "tome"]
 
 
 def middle_rows(grid=(6, 8), first=2, last=4):
@@ -29,11 +35,32 @@ def test_the_names_begin_with_the_default():
     assert selector_names()[0] == "svd"
     assert {"none", "random", "grid", "norm"} <= set(selector_names())
     assert [make_selector(name).name for name in selector_names()] == selector_names()
+    assert selector_names("before") + selector_names("inside") == selector_names()
+    assert {selector_kind(name) for name in selector_names("before")} == {"before"}
 
 
-@pytest.mark.parametrize("name", selector_names())
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_a_selector_needs_has_a_name_and_is_asked_for(name, picture):
+    select = make_selector(name)
+    assert select.needs <= set(NEEDS)
+    bare = VisualFeatures(torch.randn(48, 16), (6, 8))
+    if select.needs:
+        with pytest.raises(ValueError, match=f"'{name}' needs '({'|'.join(select.needs)})'"):
+            select(bare, Budget(5))
+    else:
+        select(bare, Budget(5))
+    assert all(picture().has(need) for need in select.needs)
+    assert not any(bare.has(need) for need in NEEDS)
+
+
+def test_those_that_look_at_the_question_say_so():
+    asking = {name for name in BEFORE if looks_at_question(make_selector(name))}
+    assert asking == {"trim", "mmtok", "cdpruner"}
+
+
+@pytest.mark.parametrize("name", BEFORE)
 @pytest.mark.parametrize("tokens", [1, 5, 47, 48, 49, 10_000])
-def test_a_fixed_budget_is_kept_to_the_token(name, tokens):
+def test_a_fixed_budget_is_kept_to_the_token(name, tokens, picture):
     features = picture()
     chosen = make_selector(name)(features, Budget(tokens))
     wanted = 48 if name == "none" else min(tokens, 48)
@@ -43,43 +70,51 @@ def test_a_fixed_budget_is_kept_to_the_token(name, tokens):
     assert chosen.scores.dtype == torch.float32
     assert chosen.scores.shape == (48,)
     assert float(chosen.scores.sum()) == pytest.approx(1.0, abs=1e-5)
-    assert chosen.merge is None
+    assert (chosen.merge is not None) == (name in MERGING and tokens < 48)
 
 
 @pytest.mark.parametrize("name", CHOOSING)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     tokens=st.integers(1, 60),
     energy=st.one_of(st.none(), st.floats(0.01, 1.0)),
 )
-def test_padding_is_never_kept(name, seed, tokens, energy):
+def test_padding_is_never_kept_and_never_merged(name, picture, seed, tokens, energy):
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(48, generator=generator) > 0.5
     valid[int(torch.randint(48, (1,), generator=generator))] = True
-    chosen = make_selector(name)(picture(seed, valid=valid), Budget(tokens, energy))
+    budget = Budget(tokens, energy if name in ADAPTIVE else None)
+    chosen = make_selector(name)(picture(seed, valid=valid), budget)
     assert bool(valid[chosen.indices].all())
     assert float(chosen.scores[~valid].sum()) == 0.0
+    assert float(chosen.scores.sum()) == pytest.approx(1.0, abs=1e-5)
     assert 1 <= len(chosen) <= min(tokens, int(valid.sum()))
+    if budget.energy is None:
+        assert len(chosen) == min(tokens, int(valid.sum()))
+    if chosen.merge is not None:
+        assert float(chosen.merge.to_dense()[:, 1:][:, ~valid].abs().sum()) == 0.0
 
 
 @pytest.mark.parametrize("name", CHOOSING)
-def test_a_budget_above_the_valid_patches_keeps_all_of_them(name):
+def test_a_budget_above_the_valid_patches_keeps_all_of_them(name, picture):
     valid = middle_rows()
     chosen = make_selector(name)(picture(valid=valid), Budget(40))
     assert chosen.indices.tolist() == valid.nonzero().flatten().tolist()
+    assert chosen.merge is None
+    assert chosen.features is None
 
 
-def test_none_keeps_padding_too():
+def test_none_keeps_padding_too(picture):
     chosen = make_selector("none")(picture(valid=middle_rows()), Budget(3, 0.5))
     assert chosen.indices.tolist() == list(range(48))
     assert float(chosen.scores[:16].sum()) == 0.0
 
 
-@pytest.mark.parametrize("name", CHOOSING)
+@pytest.mark.parametrize("name", ADAPTIVE)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), energy=st.floats(0.01, 1.0))
-def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, seed, energy):
+def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, picture, seed, energy):
     chosen = make_selector(name)(picture(seed), Budget(48, energy))
     scores = chosen.scores.double()
     best = scores.sort(descending=True).values
@@ -90,8 +125,14 @@ def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, seed, en
     assert float(best[: len(chosen) - 1].sum()) < energy + 1e-6
 
 
-@pytest.mark.parametrize("name", CHOOSING)
-def test_the_cap_bounds_the_adaptive_rule(name):
+@pytest.mark.parametrize("name", [name for name in CHOOSING if name not in ADAPTIVE])
+def test_what_has_no_energy_refuses_one(name, picture):
+    with pytest.raises(UserError, match=f"'{name}' chooses a set .* give it a number"):
+        make_selector(name)(picture(), Budget(48, 0.9))
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_the_cap_bounds_the_adaptive_rule(name, picture):
     select = make_selector(name)
     features = picture()
     free = select(features, Budget(48, 0.8))
@@ -110,18 +151,18 @@ def test_the_count_is_minimal_at_exact_sums():
     assert count_to_keep(tenths, Budget(2, 0.3)) == 2
 
 
-def test_scores_that_differ_by_rounding_only_are_equal():
+def test_scores_that_differ_by_rounding_only_are_equal(picture):
     features = picture(grid=(1, 4))
     scores = torch.tensor([0.25, 0.25 + 1e-15, 0.25 - 1e-15, 0.25], dtype=torch.float64)
     assert keep_highest(scores, features, Budget(2)).indices.tolist() == [0, 1]
 
 
-def test_keeping_asks_for_a_score_for_each_valid_patch():
+def test_keeping_asks_for_a_score_for_each_valid_patch(picture):
     with pytest.raises(ValueError, match="16 patches are valid"):
         keep_highest(torch.ones(48), picture(valid=middle_rows()), Budget(2))
 
 
-def test_random_depends_on_picture_and_seed_only():
+def test_random_depends_on_picture_and_seed_only(picture):
     one, other = picture(1), picture(2)
     select = make_selector("random")
     first = select(one, Budget(8)).indices.tolist()
@@ -132,7 +173,7 @@ def test_random_depends_on_picture_and_seed_only():
     assert set(first) <= set(select(one, Budget(20)).indices.tolist())
 
 
-def test_random_keeps_each_patch_equally_often():
+def test_random_keeps_each_patch_equally_often(picture):
     counts = torch.zeros(12)
     for seed in range(600):
         chosen = make_selector("random", seed=seed)(picture(grid=(3, 4)), Budget(3))
@@ -142,7 +183,7 @@ def test_random_keeps_each_patch_equally_often():
 
 
 @pytest.mark.parametrize("tokens", [16, 36, 64, 144])
-def test_grid_covers_the_picture_evenly(tokens):
+def test_grid_covers_the_picture_evenly(tokens, picture):
     chosen = make_selector("grid")(picture(grid=(24, 24), width=2), Budget(tokens))
     rows, columns = chosen.indices // 24, chosen.indices % 24
     for axis in (rows, columns):
@@ -153,7 +194,7 @@ def test_grid_covers_the_picture_evenly(tokens):
     assert float(distances.min(dim=0).values.max()) <= 1.5 * 24 / tokens**0.5
 
 
-def test_grid_is_nested_and_ignores_the_picture():
+def test_grid_is_nested_and_ignores_the_picture(picture):
     select = make_selector("grid")
     few, many = select(picture(1), Budget(7)), select(picture(2), Budget(20))
     assert set(few.indices.tolist()) <= set(many.indices.tolist())
@@ -176,13 +217,15 @@ def test_norm_keeps_the_largest_rows():
     assert flat.indices.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", selector_names())
-def test_selectors_take_inference_tensors_and_change_nothing(name):
+@pytest.mark.parametrize("name", BEFORE)
+def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
     with torch.inference_mode():
-        features = picture()
-        before = features.patches.clone()
+        features, before = picture(), picture()
         make_selector(name)(features, Budget(5))
-        assert torch.equal(features.patches, before)
+        for field in ("patches", "cls_attention", "cls", "keys", "projected", "question"):
+            assert torch.equal(getattr(features, field), getattr(before, field))
+        assert torch.equal(features.image_text.patches, before.image_text.patches)
+        assert torch.equal(features.encoder.hidden, before.encoder.hidden)
 
 
 def test_unknown_names_and_options_are_told():

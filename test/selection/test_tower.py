@@ -13,7 +13,7 @@ from svd_vlm_ros.llava.loading import load_llava
 from svd_vlm_ros.llava.preprocess import preprocess
 from svd_vlm_ros.llava.projector import Projector, token_rows
 from svd_vlm_ros.llava.vision import VisionTower
-from svd_vlm_ros.selection import Selection, VisualFeatures
+from svd_vlm_ros.selection import Budget, Selection, VisualFeatures, make_selector
 
 # The helper of test/llava: with `--import-mode=importlib` no folder of tests is on sys.path.
 _spec = importlib.util.spec_from_file_location(
@@ -97,3 +97,25 @@ def test_the_projector_reuses_what_is_projected_already(folder):
         chosen = Selection(torch.tensor([1, 5]), torch.zeros(len(plain)))
         torch.testing.assert_close(projector(plain, chosen), projector(projected, chosen))
         assert torch.equal(projector(projected, chosen), projected.projected[[1, 5]])
+
+
+def test_tome_runs_the_layers_in_place_of_the_tower(folder):
+    loaded = load_llava(str(folder), precision="fp32", device="cpu")
+    image = np.random.default_rng(2).integers(0, 255, (40, 80, 3), np.uint8)  # padded
+    picture = preprocess(image, loaded.pictures, "pad")
+    tower, select = VisionTower(loaded.model), make_selector("tome")
+    with torch.inference_mode():
+        plain = tower(picture)
+        opened = tower(picture, select.needs)
+        assert torch.equal(opened.patches, plain.patches)
+        for count in (1, 16, 21, 10_000):
+            merged = tower(picture, select.needs, select, Budget(count))
+            chosen, later = select(merged, Budget(count)), select(opened, Budget(count))
+            valid = int(plain.valid.sum())
+            assert len(chosen) == min(count, valid)
+            assert torch.equal(chosen.indices, later.indices)
+            torch.testing.assert_close(token_rows(merged, chosen), token_rows(opened, later))
+            assert bool(plain.valid[chosen.indices].all())
+        torch.testing.assert_close(merged.patches, plain.patches, atol=1e-5, rtol=1e-5)
+        with pytest.raises(ValueError, match="encoded for"):
+            select(merged, Budget(3))
