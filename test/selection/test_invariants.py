@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from svd_vlm_ros.llava.clip_text import word_relevance
@@ -37,6 +37,11 @@ def kept(name, features, budget):
 def test_permuted_patches_give_the_permuted_selection(name, picture, reordered, seed, budget):
     features = picture(seed)
     order = torch.randperm(48, generator=torch.Generator().manual_seed(seed))
+    if name == "divprune":
+        # Its first patch is one of two where the loneliest have each other as nearest neighbours.
+        rows = torch.nn.functional.normalize(features.projected.double(), dim=1)
+        nearest = (rows @ rows.T).fill_diagonal_(-1.0).amax(dim=1).sort().values
+        assume(float(nearest[1] - nearest[0]) > 1e-9)
     permuted = kept(name, reordered(features, order), budget)
     assert sorted(order[permuted].tolist()) == kept(name, features, budget)
 
