@@ -10,8 +10,6 @@ acts before the language model is here, what acts between its layers in `selecti
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
@@ -20,6 +18,7 @@ from svd_vlm_ros.selection.baselines import KeepAll, RandomChoice, RowNorm, Unif
 from svd_vlm_ros.selection.cdpruner import CdPruner
 from svd_vlm_ros.selection.divprune import DivPrune
 from svd_vlm_ros.selection.hired import Hired
+from svd_vlm_ros.selection.inside import SELECTORS as _INSIDE
 from svd_vlm_ros.selection.interface import (
     NEEDS,
     Budget,
@@ -80,11 +79,7 @@ _BEFORE: tuple[type[Any], ...] = (
 
 
 def _registry(kind: Kind) -> dict[str, type[Any]]:
-    classes = _BEFORE
-    if kind == "inside":
-        if importlib.util.find_spec("svd_vlm_ros.selection.inside") is None:
-            return {}
-        classes = importlib.import_module("svd_vlm_ros.selection.inside").SELECTORS
+    classes = _BEFORE if kind == "before" else _INSIDE
     return {cls.name: cls for cls in classes}
 
 
