@@ -63,13 +63,14 @@ class SceneEngine:
         info: EngineInfo,
         selector: Any,
         system_prompt: str | None = None,
+        compiled: bool | str = False,
     ) -> None:
         budget = make_budget(info.visual_tokens, info.token_cap)
         self._selector = selector
         self._rule = Rule.of(selector, loaded, info.visual_tokens_total, budget)
         self.info = replace(info, shareable=self._rule.shareable)
         self._loaded: LoadedLlava | None = loaded
-        self._language = LanguageModel(loaded.model)
+        self._language = LanguageModel(loaded.model, compiled)
         self._prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, system_prompt)
         self._looker = Looker(loaded, self._language, self._prompt.before, info.aspect)
         self._asker = Asker(loaded, self._language, self._prompt, self._looker, info.context)
@@ -89,6 +90,7 @@ class SceneEngine:
         cpu_threads: int = 0,
         selector_options: dict[str, Any] | None = None,
         seed: int = 0,
+        compile: bool = False,  # noqa: A002
     ) -> SceneEngine:
         """Load a model. Nothing is ever fetched.
 
@@ -106,6 +108,8 @@ class SceneEngine:
             cpu_threads: threads of torch, for the whole process; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
+            compile: on CUDA, write the tokens of single answers through CUDA graphs; the first
+                answer then takes minutes. Not measured on a GPU.
 
         Raises:
             UserError: the model is not on this machine, or an argument is out of its range.
@@ -122,6 +126,8 @@ class SceneEngine:
         if cpu_threads:
             torch.set_num_threads(cpu_threads)
         loaded = load_llava(model, precision=precision, device=device, seed=seed)
+        if compile and loaded.device.type != "cuda":
+            raise UserError("compile needs CUDA: leave it out on a CPU.")
         rows, columns = loaded.pictures.grid
         info = EngineInfo(
             model=model,
@@ -140,7 +146,7 @@ class SceneEngine:
             weight_bytes=weight_bytes(loaded.model),
             quantized_layers=quantized_layers(loaded.model),
         )
-        return cls(loaded, info, chooses, system_prompt)
+        return cls(loaded, info, chooses, system_prompt, compile)
 
     @torch.inference_mode()
     def see(self, image: np.ndarray, *, visual_tokens: int | float | None = None) -> Scene:

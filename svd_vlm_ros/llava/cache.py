@@ -80,6 +80,12 @@ class Workspace:
         self.positions = [length] * len(self.lengths)
         self._held = weakref.ref(prefix) if prefix else None
 
+    def reserve(self, count: int) -> None:
+        """Make sure that `count` more tokens find room in each layer."""
+        end = max(self.lengths) + count
+        if end > self.capacity:
+            self._allocate(2 * end)
+
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put n more tokens into a layer.
 
@@ -120,7 +126,8 @@ class Workspace:
         for buffers in (self.keys, self.values):
             # One after the other, each let go before the next is made.
             for layer, used in enumerate(self.lengths):
-                made = torch.empty(
+                # Zeros: a masked slot still takes part in sums, where chance could be NaN.
+                made = torch.zeros(
                     1, heads, self.capacity, size, dtype=self._dtype, device=self._device
                 )
                 if layer < len(buffers):

@@ -142,8 +142,8 @@ class Decoder:
         layer = self.layers[index]
         normed = layer.input_layernorm(hidden)
         cosines, sines = self.turn(start, len(hidden), offsets)
-        queries = self._heads(layer.self_attn.q_proj(normed[rows]), self.heads)
-        keys = self._heads(layer.self_attn.k_proj(normed), self.cached_heads)
+        queries = self.split(layer.self_attn.q_proj(normed[rows]), self.heads)
+        keys = self.split(layer.self_attn.k_proj(normed), self.cached_heads)
         return rotate(queries, cosines[rows], sines[rows]), rotate(keys, cosines, sines)
 
     def turn(self, start: int, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -163,9 +163,9 @@ class Decoder:
     ) -> tuple[Tensor, Tensor]:
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
-        queries = rotate(self._heads(attention.q_proj(normed), self.heads), *turn)
-        keys = rotate(self._heads(attention.k_proj(normed), self.cached_heads), *turn)
-        values = self._heads(attention.v_proj(normed), self.cached_heads)
+        queries = rotate(self.split(attention.q_proj(normed), self.heads), *turn)
+        keys = rotate(self.split(attention.k_proj(normed), self.cached_heads), *turn)
+        values = self.split(attention.v_proj(normed), self.cached_heads)
         keys, values = cache.append(index, keys, values)
         seen = self.attend(queries, keys, values, mask)
         hidden = hidden + attention.o_proj(seen)
@@ -186,7 +186,7 @@ class Decoder:
         )
         return seen[0].transpose(0, 1).reshape(count, self.heads * self.head_size)
 
-    def _heads(self, states: Tensor, heads: int) -> Tensor:
+    def split(self, states: Tensor, heads: int) -> Tensor:
         """[n, heads * head size] as [1, heads, n, head size]."""
         return states.view(len(states), heads, self.head_size).transpose(0, 1)[None]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from svd_vlm_ros.llava.cache import Prefix
+from svd_vlm_ros.llava.compiled import CompiledStep
 from svd_vlm_ros.llava.decoder import Between, Decoder
 from svd_vlm_ros.llava.pruning import Pruning
 from svd_vlm_ros.llava.writer import Writer, block_mask
@@ -32,10 +33,21 @@ __all__ = ["LanguageModel", "Prefix"]
 class LanguageModel:
     """Llama over a key-value cache of its own."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, compiled: bool | str = False) -> None:
+        """Take over a model's language part; its weights are shared, not copied.
+
+        Args:
+            model: in evaluation mode, on its device.
+            compiled: whether single answers are written by a compiled step; a string is the
+                backend of `torch.compile` for it.
+        """
         self.decoder = Decoder(model)
         self._head = model.lm_head
         self._cache = self.decoder.workspace()
+        self._step: CompiledStep | None = None
+        if compiled:
+            backend = compiled if isinstance(compiled, str) else None
+            self._step = CompiledStep(self.decoder, self._head, backend)
         self._identity = object()  # not the model itself: a prefix must not keep it in memory
 
     @property
@@ -88,7 +100,7 @@ class LanguageModel:
         """
         room = sum(map(len, questions)) + sum(min(ROOM, limit) for limit in limits)
         self._begin(prefix, room)
-        return Writer(self.decoder, self._head, self._cache, questions, limits, between)
+        return Writer(self.decoder, self._head, self._cache, questions, limits, between, self._step)
 
     def score(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from svd_vlm_ros.llava.cache import Workspace
+from svd_vlm_ros.llava.compiled import CompiledStep, greedy
 from svd_vlm_ros.llava.decoder import Between, Decoder
 
 
@@ -43,6 +44,7 @@ class Writer:
         questions: Sequence[Tensor],
         limits: Sequence[int],
         between: Between | None = None,
+        compiled: CompiledStep | None = None,
         ahead: bool | None = None,
     ) -> None:
         """Nothing is computed before the first step.
@@ -53,17 +55,18 @@ class Writer:
             questions: the embeddings [n, hidden] of each.
             limits: the most tokens of each answer.
             between: may drop tokens of a question; of a single one only.
+            compiled: writes the tokens of a single answer; None: the decoder does.
             ahead: see above; None: as the device asks for.
         """
         if between is not None and len(questions) != 1:
             raise ValueError("tokens can be dropped from one question at a time")
         self._decoder, self._head, self._cache = decoder, head, cache
         self._questions, self._limits = questions, limits
-        self._between = between
+        self._between, self._compiled = between, compiled
         cuda = decoder.device.type == "cuda"
         self._ahead = cuda if ahead is None else ahead
         self._asked = [0] * len(questions)  # tokens of each that were asked for
-        self._held: list[int] = []  # slots in front of the questions, of each layer
+        self._held = 0  # slots in front of the questions
         self._flight: _Flight | None = None
         self._last = torch.zeros(len(questions), dtype=torch.int64, device=decoder.device)
         self._sees: Tensor | None = None  # [questions, slots] 0 or -inf: of the slots behind `held`
@@ -91,21 +94,14 @@ class Writer:
             self._last[list(flight.rows)] = flight.tokens
         return [told[row] for row in rows]
 
-    def layer_lengths(self) -> tuple[int, ...]:
-        """Tokens of the questions that each layer has read; to be asked after the first step."""
-        written = self._cache.lengths[-1] - self._read_length
-        return tuple(
-            length - written - held
-            for length, held in zip(self._cache.lengths, self._held, strict=True)
-        )
-
     def _ask(self, rows: tuple[int, ...]) -> _Flight:
-        hidden = self._next(rows) if any(self._asked) else self._first(rows)
+        begun = any(self._asked)
+        if begun and self._compiled is not None and self._sees is None:
+            tokens, chances = self._compiled(self._last, self._cache)
+        else:
+            tokens, chances = greedy(self._head(self._next(rows) if begun else self._first(rows)))
         for row in rows:
             self._asked[row] += 1
-        logits = self._head(hidden).float()  # [r, vocabulary]
-        highest, tokens = logits.max(dim=-1)
-        chances = (highest - logits.logsumexp(dim=-1)).exp()
         said = torch.stack((tokens.double(), chances.double()))
         arrived = None
         if said.is_cuda:
@@ -118,10 +114,9 @@ class Writer:
 
     def _first(self, rows: tuple[int, ...]) -> Tensor:
         """Read the questions; the last hidden states [r, hidden] of some."""
-        self._held = list(self._cache.lengths)
+        self._held = self._cache.lengths[0]
         if len(self._questions) == 1:
             hidden = self._decoder.read(self._questions[0], self._cache, between=self._between)
-            self._read_length = self._cache.lengths[-1]
             return hidden[-1:]
         lengths = [len(question) for question in self._questions]
         block = block_mask(lengths, self._decoder)
@@ -129,7 +124,6 @@ class Writer:
         hidden = self._decoder.read(
             torch.cat(list(self._questions)), self._cache, offsets=offsets, mask=block
         )
-        self._read_length = self._cache.lengths[-1]
         ends = torch.tensor(lengths).cumsum(0) - 1
         room = sum(lengths) + sum(self._limits)
         self._sees = block.new_full((len(lengths), room), -torch.inf)
@@ -142,7 +136,7 @@ class Writer:
         if self._sees is None:
             return self._decoder.read(self._decoder.embedding(self._last), self._cache)
         chosen = torch.tensor(rows, device=self._last.device)
-        start = self._cache.lengths[0] - self._held[0]
+        start = self._cache.lengths[0] - self._held
         slots = start + torch.arange(len(rows), device=chosen.device)
         self._sees[chosen, slots] = 0.0
         # The rows go on together, so that all have written as many tokens.
