@@ -118,7 +118,7 @@ class Camera:
         if last is not None:
             self._intervals.append(now - last.arrival)
         self._count += 1
-        self.latest = Frame(message, now, self._count)
+        self.latest = Frame(message, now, self._count, self._node.get_clock().now().nanoseconds)
 
     def _count_lost(self, event: Any) -> None:
         self.lost += event.total_count_change

@@ -1,95 +1,164 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's health as diagnostic_msgs: the model, each camera, the requests."""
+"""The node's health as diagnostic_msgs: pure functions from figures to statuses.
+
+OK     as it should be
+WARN   it works, but somebody should look: a full queue, lost pictures, growing memory
+ERROR  it does not work: no model, a crashed thread, a camera that never sent anything
+STALE  it has worked, but what there is now is old: a camera that has fallen silent
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from svd_vlm_ros.node.cameras import Camera
+if TYPE_CHECKING:
+    from svd_vlm_ros.node.figures import Snapshot
 
-RECENT_TROUBLE = 60.0  # s for which a failed request keeps the status at warning
-_OK, _WARN, _ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-
-
-@dataclass
-class Counts:
-    """What became of the requests so far; written by the executor's thread alone."""
-
-    answered: int = 0
-    refused: int = 0
-    described: int = 0
-    last_trouble: str = ""
-    last_trouble_at: float = float("-inf")  # time.monotonic()
-
-    def trouble(self, sentence: str) -> None:
-        """Remember what went wrong in the node or its cameras."""
-        self.last_trouble = sentence
-        self.last_trouble_at = time.monotonic()
+OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
+ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+LOST_SHARE = 0.2  # of the pictures of a second; more is worth a warning
+FUTURE = 1.0  # s that a stamp may lie ahead of ROS time
+GROWTH = 20.0  # MiB an hour that memory may grow
+LATE = 0.5  # s that the node's own timer may be late
+_PERCENTILES = ("median", "95 %", "99 %")
 
 
-class RateMeter:
-    """Pictures a second of each camera between two looks."""
+@dataclass(frozen=True)
+class CameraFigures:
+    """One camera in this second; `age` in seconds by the newest picture's stamp, None: no stamp."""
 
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[float, int]] = {}
-
-    def rate(self, camera: Camera, now: float) -> float:
-        """Pictures a second since the last call; over the camera's whole life at the first."""
-        since, received = self._last.get(camera.name, (camera.begun, 0))
-        self._last[camera.name] = (now, camera.received)
-        return max(camera.received - received, 0) / max(now - since, 1e-3)
-
-
-def model_status(node: str, state: str, error: str, facts: Mapping[str, Any]) -> DiagnosticStatus:
-    """The model: lifecycle state, and why loading failed where it did."""
-    level, message = (_ERROR, error) if error else (_OK, state)
-    return _status(f"{node}: model", level, message, {"lifecycle state": state, **facts})
+    name: str
+    topic: str
+    compressed: bool
+    reliable: bool
+    received: int
+    lost: int
+    rate: float
+    loss_rate: float
+    arrived_ago: float | None
+    age: float | None
+    picture: str
+    oldest: float
 
 
-def camera_status(
-    node: str, camera: Camera, rate: float, reason: str, now: float
+def model_status(
+    node: str, state: str, failure: str, fault: str, facts: Mapping[str, Any]
 ) -> DiagnosticStatus:
-    """One camera: rate and age of its newest picture. `reason`: why it is silent, where it is."""
-    latest = camera.latest
-    level, message = (_WARN, reason) if reason else (_OK, f"{rate:.1f} pictures/s")
-    if latest is None and not reason:
-        message = "waiting for the first picture"
+    """The model: lifecycle state; why loading failed, or a fault of the last minute."""
+    sentence = failure or fault
+    facts = {"lifecycle state": state, **facts}
+    return _status(f"{node}: model", ERROR if sentence else OK, sentence or state, facts)
+
+
+def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) -> DiagnosticStatus:
+    """One camera. `silence`: why it is silent; `trouble`: why a picture of it was refused."""
+    if silence:
+        level, message = (STALE if camera.received else ERROR), silence
+    elif camera.arrived_ago is None:
+        level, message = OK, "waiting for the first picture"
+    else:
+        level, message = _picture_level(camera, trouble)
     facts = {
         "topic": camera.topic,
         "compressed": str(camera.compressed).lower(),
         "reliable": str(camera.reliable).lower(),
+        "picture": camera.picture,
         "pictures": camera.received,
-        "rate (Hz)": f"{rate:.2f}",
-        "seconds since the newest arrived": f"{now - latest.arrival:.2f}"
-        if latest
-        else "none came",
+        "lost on the way": camera.lost,
+        "rate (Hz)": f"{camera.rate:.2f}",
+        "lost (Hz)": f"{camera.loss_rate:.2f}",
+        "seconds since the newest arrived": _seconds(camera.arrived_ago, "none came"),
+        "age by its stamp (s)": _seconds(camera.age, "it has none"),
     }
     return _status(f"{node}: camera {camera.name}", level, message, facts)
 
 
+def _picture_level(camera: CameraFigures, trouble: str) -> tuple[bytes, str]:
+    """Level and sentence of a camera that sends."""
+    all_sent = camera.rate + camera.loss_rate
+    if trouble:
+        return WARN, trouble
+    if camera.age is not None and camera.oldest and camera.age > camera.oldest:
+        return WARN, (
+            f"its pictures are {camera.age:.1f} s old by their stamp, over max_image_age: check "
+            "its clock (a replayed bag needs use_sim_time)"
+        )
+    if camera.age is not None and camera.age < -FUTURE:
+        return WARN, f"its pictures are stamped {-camera.age:.1f} s ahead of ROS time: check clocks"
+    if camera.loss_rate > LOST_SHARE * all_sent:
+        return WARN, (
+            f"{camera.loss_rate:.1f} of {all_sent:.1f} pictures/s are lost on the way: see 'Large "
+            "pictures' in docs/node.md"
+        )
+    return OK, f"{camera.rate:.1f} pictures/s of {camera.picture}"
+
+
 def request_status(
-    node: str, counts: Counts, waiting: int, size: int, busy: float, now: float
+    node: str, figures: Snapshot, trouble: str, last_trouble: str
 ) -> DiagnosticStatus:
-    """The queue: `waiting` questions of the `size` that may, and what became of earlier ones."""
-    level, message = _OK, f"{waiting} of {size} places in the queue taken"
-    if now - counts.last_trouble_at < RECENT_TROUBLE:
-        level, message = _WARN, counts.last_trouble
-    elif waiting >= size:
-        level = _WARN
-    facts = {
-        "waiting": waiting,
-        "busy for (s)": f"{busy:.2f}",
-        "answered": counts.answered,
-        "refused": counts.refused,
-        "descriptions": counts.described,
-        "last trouble": counts.last_trouble,
+    """The queue and what became of the requests; `trouble`: what went wrong in the last minute."""
+    level = OK
+    message = f"{figures.waiting} of {figures.queue_size} places in the queue taken"
+    if trouble:
+        level, message = WARN, trouble
+    elif figures.waiting >= figures.queue_size > 0:
+        level = WARN
+    facts: dict[str, Any] = {
+        "waiting": figures.waiting,
+        "busy for (s)": f"{figures.busy_for:.2f}",
+        **{f"requests {name}": count for name, count in sorted(figures.by_status.items())},
+        "descriptions": figures.described,
+        "descriptions repeated, nothing changed": figures.repeated,
+        "answered together": f"{figures.batched} in {figures.batches} batches",
+        "out of memory": figures.out_of_memory,
+        "inference thread restarted": figures.restarts,
+        "last error": figures.last_error,
+        "last trouble": last_trouble,
     }
     return _status(f"{node}: requests", level, message, facts)
+
+
+def latency_status(node: str, figures: Snapshot) -> DiagnosticStatus:
+    """Percentiles of the last answers by stage, and what was saved."""
+    seen = figures.scenes_made + figures.scenes_reused
+    facts: dict[str, Any] = {
+        f"{stage}, {name} (ms)": f"{1000 * seconds:.1f}"
+        for stage, values in figures.latency.items()
+        for name, seconds in zip(_PERCENTILES, values, strict=True)
+    }
+    facts |= {
+        "visual tokens kept": figures.tokens_kept,
+        "pictures encoded": figures.scenes_made,
+        "encodings saved": figures.scenes_reused,
+        "reuse (%)": f"{100 * figures.scenes_reused / seen:.0f}" if seen else "",
+    }
+    first = figures.latency.get("first_token")
+    message = f"first token after {1000 * first[0]:.0f} ms" if first else "no answers yet"
+    return _status(f"{node}: latency", OK, message, facts)
+
+
+def memory_status(
+    node: str, resident: float, growth: float | None, late: float
+) -> DiagnosticStatus:
+    """The process: `resident` MiB, `growth` MiB/h, and how late its timer was at worst (s)."""
+    level, message = OK, f"{resident:.0f} MiB"
+    if growth is not None and growth > GROWTH:
+        level, message = WARN, f"memory grows by {growth:.1f} MiB an hour"
+    elif late > LATE:
+        level, message = (
+            WARN,
+            f"the node's timer came {late:.1f} s late: the computer is overloaded",
+        )
+    facts = {
+        "memory (MiB)": f"{resident:.1f}",
+        "growth (MiB/h)": "not known yet" if growth is None else f"{growth:.2f}",
+        "timer late, worst of the last minute (ms)": f"{1000 * late:.1f}",
+    }
+    return _status(f"{node}: process", level, message, facts)
 
 
 def array(stamp: Any, statuses: Iterable[DiagnosticStatus], hardware: str) -> DiagnosticArray:
@@ -100,6 +169,10 @@ def array(stamp: Any, statuses: Iterable[DiagnosticStatus], hardware: str) -> Di
         status.hardware_id = hardware
         message.status.append(status)
     return message
+
+
+def _seconds(value: float | None, none: str) -> str:
+    return none if value is None else f"{value:.2f}"
 
 
 def _status(name: str, level: bytes, message: str, facts: Mapping[str, Any]) -> DiagnosticStatus:

@@ -1,80 +1,192 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's watch on itself: /diagnostics once a second, and a warning for a silent camera."""
+"""The node's watch on itself: /diagnostics once a second, its log, and its cameras' silence."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import diagnostics
-from svd_vlm_ros.node.cameras import Camera
-from svd_vlm_ros.node.inference import Priority
-from svd_vlm_ros.node.requests import Reply, Status
+from svd_vlm_ros.node.memory import MIB, MemoryWatch
+from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status
+from svd_vlm_ros.pictures.files import picture_size
 
 if TYPE_CHECKING:
+    from svd_vlm_ros.node.cameras import Camera
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
 PERIOD = 1.0  # s
-WARN_AGAIN = 60.0  # s between two warnings of the same silent camera
+WARN_AGAIN = 60.0  # s between two lines in the log about the same trouble
+RECENT = 60.0  # s for which a trouble is shown in the diagnostics
 _TROUBLES = (Status.ERROR, Status.NO_IMAGE, Status.STALE_IMAGE, Status.TIMEOUT, Status.BUSY)
 
 
+class Said:
+    """The last sentence of a kind, shown for a minute."""
+
+    def __init__(self) -> None:
+        self.sentence = ""
+        self._at = float("-inf")
+
+    def say(self, sentence: str) -> None:
+        """Remember it."""
+        self.sentence, self._at = sentence, time.monotonic()
+
+    def recent(self, now: float) -> str:
+        """The sentence, "" where it is older than a minute."""
+        return self.sentence if now - self._at < RECENT else ""
+
+
 class Health:
-    """Counts what became of the requests, and tells /diagnostics and the log."""
+    """Tells /diagnostics and the log how the node is. `note` is the executor's."""
 
     def __init__(self, node: PerceptionNode) -> None:
-        self.counts = diagnostics.Counts()
         self._node = node
-        self._rates = diagnostics.RateMeter()
-        self._warned: dict[str, float] = {}
+        self._trouble, self._fault = Said(), Said()
+        self._unreadable: dict[str, Said] = {}
+        self._logged: dict[tuple[Any, ...], tuple[float, int]] = {}  # when, and how often since
+        self._counted: dict[str, tuple[float, int, int]] = {}  # camera -> when, received, lost
+        self._silent: set[str] = set()
+        self._memory = MemoryWatch()
+        self._late: deque[float] = deque(maxlen=round(RECENT / PERIOD))
+        self._due = time.monotonic() + PERIOD
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         node.create_timer(PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def note(self, reply: Reply, description: bool = False) -> None:
-        """Count how a request ended; log what went wrong in the node or its cameras."""
-        if reply.status is Status.OK:
-            if description:
-                self.counts.described += 1
-            else:
-                self.counts.answered += 1
-            return
+    def note(self, reply: Reply, description: bool = False, repeated: bool = False) -> None:
+        """Log how a request ended: a line at DEBUG, a trouble once a minute as a warning."""
+        self._node.get_logger().debug(_line(reply, description, repeated))
         if reply.status in _TROUBLES:
-            self.counts.trouble(reply.sentence)
-            self._node.get_logger().warning(reply.sentence, throttle_duration_sec=5.0)
-        if reply.detail:
-            self._node.get_logger().error(reply.detail)
-        if not description:
-            self.counts.refused += 1
+            self._trouble.say(reply.sentence)
+            self._warn((reply.status, reply.camera), reply.sentence, reply.detail)
+        camera = self._node.cameras.get(reply.camera)
+        if reply.status is Status.NO_IMAGE and camera is not None and camera.latest is not None:
+            self._unreadable.setdefault(reply.camera, Said()).say(reply.sentence)
+
+    def fault(self, sentence: str) -> None:
+        """A fault of the node itself: ERROR in the diagnostics for a minute. From any thread."""
+        self._fault.say(sentence)
+        self._node.get_logger().error(sentence)
+
+    def _warn(self, kind: tuple[Any, ...], sentence: str, detail: str = "") -> None:
+        """Log a trouble once, then once a minute with the number of its like since."""
+        now = time.monotonic()
+        at, more = self._logged.get(kind, (float("-inf"), 0))
+        if now - at < WARN_AGAIN:
+            self._logged[kind] = (at, more + 1)
+            return
+        self._logged[kind] = (now, 0)
+        again = f" ({more} more of the kind since the last warning)" if more else ""
+        self._node.get_logger().warning(f"{sentence}{again}")
+        if detail:
+            self._node.get_logger().error(detail)
 
     def _tick(self) -> None:
-        node, now = self._node, time.monotonic()
-        name = node.get_fully_qualified_name().lstrip("/")
-        error = "" if node.engine else node.failure
-        statuses = [diagnostics.model_status(name, node.state, error, _model_facts(node))]
+        now = time.monotonic()
+        self._late.append(max(now - self._due, 0.0))
+        self._due = max(self._due + PERIOD, now)  # rclpy drops the periods that were missed
+        self._memory.look(now)
+        node = self._node
         for camera in node.cameras.values():
-            reason = self._why_silent(camera, now)
-            rate = self._rates.rate(camera, now)
-            statuses.append(diagnostics.camera_status(name, camera, rate, reason, now))
-        waiting, size, busy = _queue_facts(node, now)
-        statuses.append(diagnostics.request_status(name, self.counts, waiting, size, busy, now))
-        hardware = node.engine.device if node.engine else ""
+            camera.follow()
+        statuses = self._statuses(now)
+        engine = node.engine
+        hardware = str(engine.device) if engine else ""
         stamp = node.get_clock().now().to_msg()
-        self._publisher.publish(diagnostics.array(stamp, statuses, str(hardware)))
+        self._publisher.publish(diagnostics.array(stamp, statuses, hardware))
+
+    def _statuses(self, now: float) -> list[Any]:
+        node = self._node
+        name = node.get_fully_qualified_name().lstrip("/")
+        failure = "" if node.engine else node.failure
+        fault = self._fault.recent(now)
+        made = [diagnostics.model_status(name, node.state, failure, fault, _model_facts(node))]
+        for camera in node.cameras.values():
+            unreadable = self._unreadable.get(camera.name)
+            trouble = unreadable.recent(now) if unreadable else ""
+            silence = self._why_silent(camera, now)
+            figures = self._camera_figures(camera, now)
+            made.append(diagnostics.camera_status(name, figures, silence, trouble))
+        snapshot = node.snapshot()
+        trouble, last = self._trouble.recent(now), self._trouble.sentence
+        made.append(diagnostics.request_status(name, snapshot, trouble, last))
+        made.append(diagnostics.latency_status(name, snapshot))
+        resident, growth = self._memory.resident / MIB, self._memory.growth
+        made.append(diagnostics.memory_status(name, resident, growth, max(self._late, default=0.0)))
+        return made
 
     def _why_silent(self, camera: Camera, now: float) -> str:
         """Why a silent camera is silent, "" where it is not; warns in the log once a minute."""
         if not camera.is_silent(now):
-            if self._warned.pop(camera.name, None) is not None:
+            if camera.name in self._silent and camera.received:
                 self._node.get_logger().info(f"Camera '{camera.name}': pictures come again.")
+            self._silent.discard(camera.name)
+            self._logged.pop(("silent", camera.name), None)
             return ""
+        self._silent.add(camera.name)
         reason = camera.why_silent()
-        if now - self._warned.get(camera.name, float("-inf")) >= WARN_AGAIN:
-            self._warned[camera.name] = now
-            self._node.get_logger().warning(reason)
+        self._warn(("silent", camera.name), reason)
         return reason
+
+    def _camera_figures(self, camera: Camera, now: float) -> diagnostics.CameraFigures:
+        at, received, lost = self._counted.get(camera.name, (camera.begun, 0, 0))
+        if camera.received < received:  # another one of this name: the node was configured anew
+            at, received, lost = camera.begun, 0, 0
+        self._counted[camera.name] = (now, camera.received, camera.lost)
+        seconds = max(now - at, 1e-3)
+        latest = camera.latest
+        age = None
+        if latest is not None and latest.stamp:
+            age = (self._node.get_clock().now().nanoseconds - latest.stamp) / NANOSECONDS
+        return diagnostics.CameraFigures(
+            name=camera.name,
+            topic=camera.topic,
+            compressed=camera.compressed,
+            reliable=camera.reliable,
+            received=camera.received,
+            lost=camera.lost,
+            rate=(camera.received - received) / seconds,
+            loss_rate=max(camera.lost - lost, 0) / seconds,
+            arrived_ago=now - latest.arrival if latest is not None else None,
+            age=age,
+            picture=_picture(latest.message) if latest is not None else "",
+            oldest=self._node.settings.max_image_age,
+        )
+
+
+def _picture(message: Any) -> str:
+    """Size and encoding of a picture in words."""
+    if hasattr(message, "encoding"):
+        return f"{message.width}x{message.height} {message.encoding[:40]}"
+    try:
+        width, height = picture_size(memoryview(message.data))
+    except UserError as error:
+        return f"unreadable: {error}"
+    return f"{width}x{height} {message.format[:40]}"
+
+
+def _line(reply: Reply, description: bool, repeated: bool) -> str:
+    """A request in one line."""
+    stats = reply.stats
+    what = "description" if description else "question"
+    parts = [f"{what} camera={reply.camera or '?'} {reply.status.name}"]
+    if repeated:
+        parts.append("repeated, nothing changed")
+    if stats.visual_tokens_kept:
+        parts.append(
+            f"tokens={stats.visual_tokens_kept}/{stats.visual_tokens_total} "
+            f"queue={stats.queue_seconds:.3f} encode={stats.encode_seconds:.3f} "
+            f"select={stats.select_seconds:.3f} prefill={stats.prefill_seconds:.3f} "
+            f"decode={stats.decode_seconds:.3f} s reused={str(stats.scene_reused).lower()}"
+        )
+    if reply.sentence:
+        parts.append(reply.sentence)
+    return "; ".join(parts)
 
 
 def _model_facts(node: PerceptionNode) -> dict[str, Any]:
@@ -91,14 +203,3 @@ def _model_facts(node: PerceptionNode) -> dict[str, Any]:
         facts |= {"device": info.device, "weights (MiB)": info.weight_bytes >> 20}
         facts["visual tokens"] = f"{settings.budget:g} of {info.visual_tokens_total}"
     return facts
-
-
-def _queue_facts(node: PerceptionNode, now: float) -> tuple[int, int, float]:
-    """Questions that wait, how many may, and the seconds that the model has been at its job."""
-    size = node.get_parameter("queue_size").value
-    inference = node.inference
-    if inference is None:
-        return 0, size, 0.0
-    job = inference.current
-    busy = now - job.began if job is not None and job.began is not None else 0.0
-    return inference.waiting(Priority.QUESTION), size, busy

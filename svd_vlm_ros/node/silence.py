@@ -31,7 +31,7 @@ class Camera(Protocol):
 def why_silent(node: Node, camera: Camera) -> str:
     """One sentence about a camera of which no picture comes."""
     name, topic, wanted = f"Camera '{camera.name}'", camera.topic, TYPE_NAMES[camera.compressed]
-    publishers = node.get_publishers_info_by_topic(topic)
+    publishers = _publishers(node, topic)
     if not publishers:
         return (
             f"{name}: nobody publishes on {topic}: start the camera, or set "
@@ -96,13 +96,22 @@ def _full_name(info: Any) -> str:
 
 
 def _topics_seen(node: Node, wanted: str) -> str:
+    """The topics that carry such pictures, without the node's own overlay."""
     topics = [
         topic
         for topic, types in node.get_topic_names_and_types()
-        if wanted in types and node.count_publishers(topic)
+        if wanted in types and any(_is_other(node, info) for info in _publishers(node, topic))
     ]
     return (
         f"pictures are published on {', '.join(topics[:_SHOWN])}"
         if topics
         else "no topic carries pictures"
     )
+
+
+def _publishers(node: Node, topic: str) -> list[Any]:
+    return list(node.get_publishers_info_by_topic(topic))
+
+
+def _is_other(node: Node, info: Any) -> bool:
+    return (info.node_namespace, info.node_name) != (node.get_namespace(), node.get_name())

@@ -136,7 +136,14 @@ def command(bag: Path, out: Path) -> list[str]:
 
 def interrupt(call: list[str], journal: Path, lines: int, number: int) -> tuple[int, str]:
     """Run until the journal has so many lines, then send the signal; status and stderr."""
-    process = subprocess.Popen(call, cwd="/", stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        call,
+        cwd="/",
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     end = time.monotonic() + 100
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
         assert process.poll() is None, "it ended before the signal"

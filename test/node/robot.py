@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from svd_vlm_ros.action import StreamAnswer
 from svd_vlm_ros.node.perception_node import PerceptionNode
 from svd_vlm_ros.srv import AskScene
 
@@ -65,6 +67,32 @@ class Spinner:
         self.executor.shutdown()
 
 
+class Stream:
+    """A goal of `stream_answer` on its way; `heard` has its feedback so far."""
+
+    def __init__(self, client: ActionClient, goal: Any) -> None:
+        self.heard: list[Any] = []
+        self._sent = client.send_goal_async(
+            goal, feedback_callback=lambda message: self.heard.append(message.feedback)
+        )
+
+    def cancel(self) -> Any:
+        """Ask for the end; the server's reply."""
+        wait_until(self._sent.done)
+        future = self._sent.result().cancel_goal_async()
+        wait_until(future.done)
+        return future.result()
+
+    def end(self) -> tuple[int, Any]:
+        """Wait for the end: the goal's status of action_msgs, and StreamAnswer's result."""
+        wait_until(self._sent.done)
+        handle = self._sent.result()
+        assert handle.accepted
+        future = handle.get_result_async()
+        wait_until(future.done)
+        return future.result().status, future.result().result
+
+
 class Robot:
     """One domain with a node `perception` and what talks to it."""
 
@@ -77,19 +105,30 @@ class Robot:
         self._others.start(self.other)
         self._mine: Spinner | None = None
         self._publishers: dict[str, Any] = {}
+        self._streams: ActionClient | None = None
         self._sent = 0
         self.node: PerceptionNode = None  # type: ignore[assignment]
 
-    def start(self, wait: bool = True, **parameters: Any) -> PerceptionNode:
-        """Start the node, by default with the tiny random model and without descriptions."""
+    def start(
+        self, wait: bool = True, options: dict[str, Any] | None = None, **parameters: Any
+    ) -> PerceptionNode:
+        """Start the node, by default with the tiny random model and without descriptions.
+
+        `options` are the node's, such as `namespace`.
+        """
         values = {**TINY, "description_period": 0.0, "max_image_age": 0.0, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.node = PerceptionNode(context=self.context, parameter_overrides=overrides)
+        self.node = PerceptionNode(
+            context=self.context, parameter_overrides=overrides, **options or {}
+        )
         self._mine = Spinner(self.context)
         self._mine.start(self.node)
         if wait:
             wait_until(lambda: self.node.serving or self.node.fatal)
             assert self.node.fatal is None
+            service = f"{self.node.get_namespace()}/ask_scene".replace("//", "/")
+            if self.client.srv_name != service:
+                self.client = self.other.create_client(AskScene, service)
             wait_until(self.client.service_is_ready)
         return self.node
 
@@ -134,6 +173,13 @@ class Robot:
         """Send a request and wait for its response."""
         return self.result(self.send(question, **fields))
 
+    def stream(self, question: str = "what is there?", **fields: Any) -> Stream:
+        """Send a goal to `stream_answer`."""
+        if self._streams is None:
+            self._streams = ActionClient(self.other, StreamAnswer, "stream_answer")
+            wait_until(self._streams.server_is_ready)
+        return Stream(self._streams, StreamAnswer.Goal(question=question, **fields))
+
     @staticmethod
     def result(future: Any) -> Any:
         wait_until(future.done)
@@ -149,6 +195,8 @@ class Robot:
     def stop(self) -> None:
         self.stop_node()
         self._others.stop()
+        if self._streams is not None:
+            self._streams.destroy()
         self.other.destroy_node()
         rclpy.shutdown(context=self.context)
 

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process's memory and whether it grows: a straight line through an hour of samples."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+
+WARM_UP = 300.0  # s after the start that are left out: caches and pools fill up
+WINDOW = 3600.0  # s that the line goes over
+INTERVAL = 10.0  # s between two samples
+LEAST = 900.0  # s of samples before a slope is told: a shorter line says nothing
+MIB = 1 << 20
+
+
+def resident_bytes() -> int:
+    """The process's resident memory; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def slope(samples: Sequence[tuple[float, float]]) -> float:
+    """Least-squares slope of (seconds, value) pairs, in value a second; 0.0 for fewer than two."""
+    if len(samples) < 2:
+        return 0.0
+    mean_time = sum(at for at, _ in samples) / len(samples)
+    mean_value = sum(value for _, value in samples) / len(samples)
+    spread = sum((at - mean_time) ** 2 for at, _ in samples)
+    product = sum((at - mean_time) * (value - mean_value) for at, value in samples)
+    return product / spread if spread else 0.0
+
+
+class MemoryWatch:
+    """Samples the resident memory; `now` is always `time.monotonic()`."""
+
+    def __init__(self, begun: float | None = None) -> None:
+        self._begun = time.monotonic() if begun is None else begun
+        self._samples: deque[tuple[float, float]] = deque(maxlen=int(WINDOW / INTERVAL))
+        self.resident = 0  # bytes at the last look
+
+    def look(self, now: float, resident: int | None = None) -> None:
+        """Take a sample where one is due; to be called about once a second."""
+        self.resident = resident_bytes() if resident is None else resident
+        due = not self._samples or now - self._samples[-1][0] >= INTERVAL
+        if due and now - self._begun >= WARM_UP and self.resident:
+            self._samples.append((now, self.resident / MIB))
+
+    @property
+    def growth(self) -> float | None:
+        """MiB an hour; None until there are enough samples."""
+        samples = self._samples
+        if len(samples) < 2 or samples[-1][0] - samples[0][0] < LEAST:
+            return None
+        return slope(samples) * 3600.0

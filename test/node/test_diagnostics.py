@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node says it is: levels, figures, the log, and memory that grows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from robot import Robot, image_message, picture, wait_until
+
+from svd_vlm_ros.node import cameras, diagnostics
+from svd_vlm_ros.node.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
+from svd_vlm_ros.node.figures import Snapshot
+from svd_vlm_ros.node.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
+from svd_vlm_ros.srv import AskScene
+
+
+class Told:
+    """What the node tells on /diagnostics."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.got: list[DiagnosticArray] = []
+        robot.other.create_subscription(DiagnosticArray, "/diagnostics", self.got.append, 10)
+
+    def status(self, name: str) -> DiagnosticStatus | None:
+        found = [one for array in self.got[-1:] for one in array.status]
+        return next((one for one in found if one.name == f"perception: {name}"), None)
+
+    def facts(self, name: str) -> dict[str, str]:
+        found = self.status(name)
+        return {pair.key: pair.value for pair in found.values} if found else {}
+
+    def wait_for(self, name: str, level: bytes) -> DiagnosticStatus:
+        def found() -> DiagnosticStatus | None:
+            status = self.status(name)
+            return status if status is not None and status.level == level else None
+
+        return wait_until(found)
+
+
+def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cameras, "SILENT_SECONDS", 0.5)
+    robot.start(wait=False)
+    told = Told(robot)
+    wait_until(lambda: told.facts("model").get("lifecycle state") == "active")
+    assert told.wait_for("model", OK).hardware_id == "cpu"
+    assert told.facts("model")["visual tokens"] == "192 of 576"
+    assert "nobody publishes on /image" in told.wait_for("camera camera", ERROR).message
+    wait_until(robot.client.service_is_ready)
+
+    robot.show(image_message(picture(1)))
+    assert robot.ask().status == AskScene.Response.OK
+    stale = told.wait_for("camera camera", STALE)
+    assert "no picture comes on /image though /other publishes there" in stale.message
+    assert told.facts("camera camera")["picture"] == "64x48 rgb8"
+    assert int(told.facts("camera camera")["pictures"]) >= 1
+    monkeypatch.setattr(cameras, "SILENT_SECONDS", 1000.0)
+    told.wait_for("camera camera", OK)
+
+    broken = image_message(picture(2), encoding="32FC1")
+    robot.show(broken)
+    assert robot.ask().status == AskScene.Response.NO_IMAGE
+    assert "'32FC1' holds plain numbers" in told.wait_for("camera camera", WARN).message
+    requests = told.wait_for("requests", WARN)
+    assert "cannot be read" in requests.message
+    wait_until(lambda: told.facts("requests").get("requests NO_IMAGE") == "1")
+    assert told.facts("requests")["requests OK"] == "1"
+    assert told.status("latency").message.startswith("first token after")
+    assert float(told.facts("latency")["prefill, median (ms)"]) > 0.0
+    assert float(told.facts("process")["memory (MiB)"]) > 10.0
+    robot.node.fault("The inference thread crashed.")
+    assert told.wait_for("model", ERROR).message == "The inference thread crashed."
+
+
+def test_a_trouble_is_logged_once(robot: Robot, capfd: pytest.CaptureFixture[str]) -> None:
+    robot.start()
+    for _ in range(5):
+        assert robot.ask().status == AskScene.Response.NO_IMAGE
+    assert capfd.readouterr().err.count("has sent no picture on /image yet") == 1
+
+
+FIGURES = CameraFigures(
+    name="front",
+    topic="/front",
+    compressed=False,
+    reliable=False,
+    received=100,
+    lost=0,
+    rate=30.0,
+    loss_rate=0.0,
+    arrived_ago=0.01,
+    age=0.05,
+    picture="640x480 rgb8",
+    oldest=10.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "silence", "trouble", "level", "sentence"),
+    [
+        ({}, "", "", OK, "30.0 pictures/s of 640x480 rgb8"),
+        ({"received": 0, "arrived_ago": None}, "", "", OK, "waiting for the first"),
+        ({"received": 0, "arrived_ago": None}, "nobody publishes", "", ERROR, "nobody publishes"),
+        ({}, "no picture comes", "", STALE, "no picture comes"),
+        ({}, "", "cannot be read", WARN, "cannot be read"),
+        ({"age": 11.0}, "", "", WARN, "11.0 s old by their stamp"),
+        ({"age": 1e9}, "", "", WARN, "use_sim_time"),
+        ({"age": 1e9, "oldest": 0.0}, "", "", OK, "pictures/s"),
+        ({"age": -5.0}, "", "", WARN, "5.0 s ahead of ROS time"),
+        ({"age": None}, "", "", OK, "pictures/s"),
+        ({"loss_rate": 10.0}, "", "", WARN, "10.0 of 40.0 pictures/s are lost"),
+    ],
+)
+def test_levels_of_a_camera(
+    change: dict[str, Any], silence: str, trouble: str, level: bytes, sentence: str
+) -> None:
+    status = diagnostics.camera_status("n", replace(FIGURES, **change), silence, trouble)
+    assert status.level == level
+    assert sentence in status.message
+
+
+def test_levels_of_the_rest() -> None:
+    full = diagnostics.request_status("n", Snapshot(waiting=8, queue_size=8), "", "")
+    assert (full.level, full.message) == (WARN, "8 of 8 places in the queue taken")
+    assert diagnostics.request_status("n", Snapshot(queue_size=8), "", "old").level == OK
+    assert diagnostics.model_status("n", "unconfigured", "no weights", "", {}).level == ERROR
+    assert diagnostics.model_status("n", "inactive", "", "", {}).level == OK
+    assert diagnostics.memory_status("n", 100.0, None, 0.0).level == OK
+    assert diagnostics.memory_status("n", 100.0, 1000.0, 0.0).level == WARN
+    assert "overloaded" in diagnostics.memory_status("n", 100.0, 0.0, 3.0).message
+    latency = {"first_token": (0.1, 0.2, 0.3)}
+    figures = Snapshot(latency=latency, scenes_made=1, scenes_reused=3, tokens_kept=192)
+    told = {pair.key: pair.value for pair in diagnostics.latency_status("n", figures).values}
+    assert told["first_token, 95 % (ms)"] == "200.0"
+    assert told["reuse (%)"] == "75"
+
+
+def test_the_slope_of_memory() -> None:
+    watch = MemoryWatch(begun=0.0)
+    for second in range(0, 3000, 5):
+        grown = 500 * MIB if second < WARM_UP else 600 * MIB + second * MIB // 3600
+        watch.look(float(second), grown)
+    assert watch.growth == pytest.approx(1.0, abs=0.1), "the warm-up is left out"
+    early = MemoryWatch(begun=0.0)
+    for second in range(int(WARM_UP + 20 * INTERVAL)):
+        early.look(float(second), 100 * MIB)
+    assert early.growth is None, "too short to tell"
+    assert slope([(0.0, 1.0)]) == 0.0
