@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
 from svd_vlm_ros.evaluation.cells import Cell
-from svd_vlm_ros.selection import make_selector
-from svd_vlm_ros.selection.features import VisualFeatures
+from svd_vlm_ros.llava.preprocess import Framing
+from svd_vlm_ros.selection import Need, VisualFeatures, make_selector, selector_kind
 
 
 def relevance_of(model: str) -> str:
@@ -36,22 +36,33 @@ def selector_options(name: str, model: str, seed: int) -> dict[str, Any]:
 class Looked:
     """A picture that was encoded, for one engine."""
 
-    image: np.ndarray
+    shape: tuple[int, int, int]
     features: VisualFeatures
-    framing: Any
+    framing: Framing
 
 
-def look(engine: SceneEngine, image: np.ndarray, selectors: Sequence[str]) -> Looked:
-    """Encode a picture with all that some selectors want to know. `UserError`: it can't be used."""
-    picture = engine._frame(image)
-    return Looked(image, engine._look(picture), picture.framing)
+def look(
+    engine: SceneEngine, image: np.ndarray, selectors: Mapping[str, Mapping[str, Any]]
+) -> Looked:
+    """Encode a picture with all that some selectors want to know. `UserError`: it can't be used.
+
+    Args:
+        engine: of the model.
+        image: uint8 [H, W, 3], RGB.
+        selectors: names with their options.
+    """
+    needs: frozenset[Need] = frozenset()
+    for name, options in selectors.items():
+        if selector_kind(name) == "before":
+            needs |= make_selector(name, **options).needs
+    shape = (image.shape[0], image.shape[1], image.shape[2])
+    return Looked(shape, engine.features(image, needs), engine.framing(image))
 
 
-def see(engine: SceneEngine, looked: Looked, cell: Cell, options: dict[str, Any]) -> Scene:
+def see(engine: SceneEngine, looked: Looked, cell: Cell, options: Mapping[str, Any]) -> Scene:
     """A scene as a cell wants it. `UserError`: the selector or its budget is impossible here."""
     engine.use_selector(cell.selector, visual_tokens=cell.tokens, **options)
-    shape = looked.image.shape
-    return engine.see_features(looked.features, looked.framing, (shape[0], shape[1], shape[2]))
+    return engine.see_features(looked.features, looked.framing, looked.shape)
 
 
 def tokens_read(scene: Scene, answer: Answer) -> float:

@@ -35,6 +35,7 @@ from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
 from svd_vlm_ros.evaluation.tasks import Item, Task
 
 LOOKS = 12  # pictures that the report shows
+REFUSALS = 3  # pictures that a cell may refuse, from the first one on, before it is impossible
 PICTURES = "pictures"  # folder of those pictures, beside the answers
 TOKEN_CAP = 1_000_000  # budgets are numbers here, an energy's cap is never used
 
@@ -71,6 +72,10 @@ class Run:
     rank: int = 0
     world: int = 1
 
+    def options(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's selector is told."""
+        return selector_options(cell.selector, self.model, self.seed)
+
     def settings(self) -> dict[str, Any]:
         """What all answers of a folder have in common; anything else may differ between runs."""
         return {
@@ -103,6 +108,13 @@ class Shard:
     def has_all(self, cell: Cell, items: Sequence[Item]) -> bool:
         """Whether nothing is left to ask in a cell."""
         return all(self.folder.has(cell.key, item.id) for item in items)
+
+    def refuse(self, cell: Cell, picture: str, reason: str) -> None:
+        """Record why a cell could not answer; after a few pictures without any answer, give up."""
+        self.write([{"record": "refused", "cell": cell.key, "picture": picture, "reason": reason}])
+        refused = self.folder.refused[cell.key]
+        if not self.folder.answers.get(cell.key) and len(refused) >= REFUSALS:
+            self.impossible.add(cell)
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Put lines on file and into memory."""
@@ -200,34 +212,30 @@ def _run_condition(
     image = corrupt(clean, *corruption, seed=f"{run.seed}/{key}") if corruption else clean
     prompts = {item.id: _prompt(item, condition, run.seed) for item in items}
     try:
-        looked = look(engine, image, [cell.selector for cell in cells])
+        looked = look(engine, image, {cell.selector: run.options(cell) for cell in cells})
     except UserError as error:
         shard.write([{"record": "unread", "picture": key, "reason": str(error)}])
         shard.done += len(items) * len(cells)
         return
     for cell in cells:
-        asked = [item for item in items if not shard.folder.has(cell.key, item.id)]
         shard.told(f"{cell.precision} {cell.selector} {cell.tokens}", shard.done, shard.total)
-        if asked:
+        if cell not in shard.impossible:
             try:
-                scene = see(
-                    engine, looked, cell, selector_options(cell.selector, run.model, run.seed)
-                )
+                scene = see(engine, looked, cell, run.options(cell))
+                # All of the picture's questions, also where a killed run left some of the answers:
+                # another batch may round otherwise in 16 bits.
                 answers = engine.ask_many(
                     scene,
-                    [prompts[item.id] for item in asked],
-                    max_new_tokens=[item.max_new_tokens for item in asked],
+                    [prompts[item.id] for item in items],
+                    max_new_tokens=[item.max_new_tokens for item in items],
                 )
             except UserError as error:
-                # What fails on a cell's very first picture is impossible; later it is this picture.
-                if not shard.folder.answers.get(cell.key):
-                    shard.impossible.add(cell)
-                refused = {"record": "refused", "cell": cell.key, "picture": key}
-                shard.write([{**refused, "reason": str(error)}])
+                shard.refuse(cell, key, str(error))
             else:
                 lines = [
                     _line(cell, item, answer, scene, run.task)
-                    for item, answer in zip(asked, answers, strict=True)
+                    for item, answer in zip(items, answers, strict=True)
+                    if not shard.folder.has(cell.key, item.id)
                 ]
                 if shown and condition == CLEAN:
                     lines += _shown(run.out, cell, key, image, scene, answers[0])
@@ -326,8 +334,7 @@ def _time_cells(
             continue
         for cell in wanted:
             shard.told(f"timing {cell.selector} {cell.tokens}", shard.done, shard.total)
-            options = selector_options(cell.selector, run.model, run.seed)
-            engine.use_selector(cell.selector, visual_tokens=cell.tokens, **options)
+            engine.use_selector(cell.selector, visual_tokens=cell.tokens, **run.options(cell))
             for line in _timed(engine, image, items[0], cell, key):
                 shard.write([line])
 

@@ -68,6 +68,7 @@ class Grid:
         names = dict.fromkeys(cell.selector for cell in clean)
         self.selectors = sorted(names, key=lambda name: (name != KEEP_ALL, -self._mean(name)))
         self._notes: list[str] = []
+        self._impossible: dict[str, int] = {}  # selector -> the place of its note
 
     def get(self, selector: str, tokens: int, condition: str = CLEAN) -> CellResult | None:
         """One cell's result."""
@@ -169,7 +170,7 @@ class Grid:
             same = full is not None and tokens == full.cell.tokens and selector != KEEP_ALL
             return SAME if same else ""
         if found.accuracy is None:
-            return f"— {self._note(f'`{selector}` at {tokens}: {found.reason}')}"
+            return f"— {self._note_impossible(selector, tokens, found.reason)}"
         text = plain(found.accuracy)
         said = published(self._task, selector, tokens)
         if said:
@@ -184,6 +185,15 @@ class Grid:
             )
             text += f" {self._note(note)}"
         return text
+
+    def _note_impossible(self, selector: str, tokens: int, reason: str) -> str:
+        """One note a selector: the reason at its largest impossible budget, then the others."""
+        at = self._impossible.get(selector)
+        if at is None:
+            self._impossible[selector] = len(self._notes)
+            return self._note(f"`{selector}` at {tokens}: {reason}")
+        self._notes[at] += f" Neither at {tokens}."
+        return f"[{at + 1}]"
 
     def _note(self, text: str) -> str:
         self._notes.append(f"{len(self._notes) + 1}. {text.rstrip('.')}.")
