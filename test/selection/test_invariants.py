@@ -134,9 +134,8 @@ def test_the_volume_ends_where_the_span_is_full():
     assert greedy_volume(np.zeros((4, 4)), 2)[0] == []
 
 
-# What rounding to float16 changes, of the kept patches of six scenes at a time, at 64 and 16
-# tokens. `docs/selectors.md` says why it is more for the last: each of their choices depends on all
-# before it.
+# Those that rounding to float16 hardly moves. `docs/selectors.md` has the figures of the others, and
+# why they are unsteady by their nature.
 STEADY = ("svd", "svd-pivoted", "visionzip", "hired", "trim", "divprune", "scope", "mmtok", "norm")
 
 

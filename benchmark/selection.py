@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What selectors cost, and how steady they are.
+
+    python benchmark/selection.py [--threads 1] [--device cpu] [--scenes 8]
+
+Times are the best of several runs on random features of LLaVA-1.5's size (576 x 1024, projected to
+4096), the selection alone. `tome` is left out of them: its work is the tower's. Steadiness is the
+share of kept patches that change when the features of scout's held-out scenes are rounded to
+float16. `trim` and `cdpruner` compare by words.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+
+from svd_vlm_ros.llava.clip_text import word_relevance
+from svd_vlm_ros.llava.loading import load_llava
+from svd_vlm_ros.llava.preprocess import preprocess
+from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.scout.render import render
+from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
+from svd_vlm_ros.selection import Budget, Encoder, VisualFeatures, make_selector, selector_names
+
+BUDGETS = (192, 64, 16)
+ROUNDED = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
+NAMES = [name for name in selector_names("before") if name != "none"]
+
+
+def make(name):
+    return make_selector(name, **({"relevance": "words"} if name in ("trim", "cdpruner") else {}))
+
+
+def like_clip(device):
+    """Random features with a strong mean and forty directions that most of the energy is in."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    patches = normal(576, 40) @ normal(40, 1024) + 0.5 * normal(576, 1024) + 5 * normal(1024)
+    rows = {"keys": normal(576, 64), "projected": normal(576, 4096), "question": normal(12, 4096)}
+    looks = normal(16, 577).softmax(dim=1)[:, 1:]
+    features = VisualFeatures(
+        patches.to(device),
+        (24, 24),
+        cls_attention=looks.to(device),
+        cls=patches[0].to(device),
+        **{name: values.to(device) for name, values in rows.items()},
+    )
+    return replace(features, image_text=word_relevance(features, features.question))
+
+
+def milliseconds(select, features, budget):
+    best = float("inf")
+    for _ in range(9):
+        begun = time.perf_counter()
+        select(features, Budget(budget)).indices.cpu()
+        best = min(best, time.perf_counter() - begun)
+    return 1e3 * best
+
+
+def seen_by_scout(count):
+    loaded = load_llava("scout", precision="fp32", device="cpu")
+    tower = VisionTower(loaded.model)
+    asked = loaded.tokenizer("what colour is the car?", return_tensors="pt").input_ids[0]
+    question = loaded.model.model.language_model.embed_tokens(asked)
+    needs = frozenset({"cls_attention", "keys", "projected", "encoder"})
+    for seed in HELD_OUT_SEEDS[:count]:
+        picture = preprocess(render(sample_scene(seed)), loaded.pictures, "pad")
+        features = replace(tower(picture, needs), question=question)
+        rounded = replace(
+            features,
+            encoder=Encoder(features.encoder.hidden.half().float(), features.encoder.layers),
+            **{name: getattr(features, name).half().float() for name in ROUNDED},
+        )
+        yield tuple(
+            replace(f, image_text=word_relevance(f, f.question)) for f in (features, rounded)
+        )
+
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scenes", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    features = like_clip(torch.device(options.device))
+    print(
+        f"ms for {' / '.join(map(str, BUDGETS))} tokens, {options.device}, "
+        f"{options.threads} thread(s)"
+    )
+    for name in NAMES:
+        if name != "tome":
+            times = [milliseconds(make(name), features, budget) for budget in BUDGETS]
+            print(f"  {name:12}", " / ".join(f"{value:.1f}" for value in times))
+    if not options.scenes:
+        return
+    pictures = list(seen_by_scout(options.scenes))
+    print(f"% of the kept patches that float16 changes, mean (worst) of {options.scenes} scenes")
+    for name in NAMES:
+        select, shown = make(name), []
+        for budget in BUDGETS:
+            changes = []
+            for pair in pictures:
+                kept, other = (set(select(f, Budget(budget)).indices.tolist()) for f in pair)
+                changes.append(100 * len(kept - other) / budget)
+            shown.append(f"{sum(changes) / len(changes):.1f} ({max(changes):.0f})")
+        print(f"  {name:12}", " / ".join(shown))
+
+
+if __name__ == "__main__":
+    main()
