@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -83,9 +83,13 @@ def evaluate(
         bool, typer.Option("--rephrase", help="Also ask in another wording.")
     ] = False,
     times: Annotated[
-        int,
-        typer.Option("--times", min=0, help="Pictures to time in each cell, one question alone."),
-    ] = 0,
+        Optional[int],  # noqa: UP045 (typer 0.9 reads no `int | None`)
+        typer.Option(
+            "--times",
+            min=0,
+            help="Pictures to time in each cell, one question alone; by default 3 with --report.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Of corruptions, wordings and the selector random.")
     ] = 0,
@@ -122,7 +126,7 @@ def evaluate(
         corruptions=corruptions,
         severities=severities,
         rephrase=rephrase,
-        times=times,
+        times=(3 if report else 0) if times is None else times,
         seed=seed,
         device=device,
     )

@@ -19,7 +19,7 @@ import cv2
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import CLEAN, KEEP_ALL, Cell
 from svd_vlm_ros.evaluation.records import Folder
-from svd_vlm_ros.evaluation.runner import LOOKS, picture_path
+from svd_vlm_ros.evaluation.shown import LOOKS, picture_path
 
 SHOWN_QUESTIONS = 4  # of a picture, under each selector
 WIDEST = 336  # pixels of a picture in the page

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -32,11 +31,10 @@ from svd_vlm_ros.evaluation.looking import (
 from svd_vlm_ros.evaluation.records import VERSION, Folder, ShardWriter, read_folder
 from svd_vlm_ros.evaluation.rephrase import rephrase
 from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
+from svd_vlm_ros.evaluation.shown import LOOKS, asked_line, shown_lines
 from svd_vlm_ros.evaluation.tasks import Item, Task
 
-LOOKS = 12  # pictures that the report shows
 REFUSALS = 3  # pictures that a cell may refuse, from the first one on, before it is impossible
-PICTURES = "pictures"  # folder of those pictures, beside the answers
 TOKEN_CAP = 1_000_000  # budgets are numbers here, an energy's cap is never used
 
 Told = Callable[[str, int, int], None]
@@ -189,8 +187,7 @@ def _run_picture(
         shard.done += len(items) * len(todo)
         return
     if shown and key not in shard.folder.asked:
-        asked = [(item.id, item.question, _truth(item)) for item in items]
-        shard.write([{"record": "asked", "picture": key, "questions": asked}])
+        shard.write([asked_line(key, items)])
     for condition in dict.fromkeys(cell.condition for cell in todo):
         _run_condition(
             shard, engine, [c for c in todo if c.condition == condition], key, clean, items, shown
@@ -238,7 +235,7 @@ def _run_condition(
                     if not shard.folder.has(cell.key, item.id)
                 ]
                 if shown and condition == CLEAN:
-                    lines += _shown(run.out, cell, key, image, scene, answers[0])
+                    lines += shown_lines(run.out, cell, key, image, scene, answers[0])
                 shard.write(lines)
         shard.done += len(items)
     shard.told("", shard.done, shard.total)
@@ -257,11 +254,6 @@ def _prompt(item: Item, condition: str, seed: int) -> str:
     return question + item.suffix
 
 
-def _truth(item: Item) -> str:
-    """The true answer, of several the one that most gave."""
-    return max(item.truth, key=item.truth.count)
-
-
 def _line(cell: Cell, item: Item, answer: Answer, scene: Scene, task: Task) -> dict[str, Any]:
     return {
         "record": "answer",
@@ -273,46 +265,6 @@ def _line(cell: Cell, item: Item, answer: Answer, scene: Scene, task: Task) -> d
         "score": round(task.score(item, answer.text), 4),
         "tokens": round(tokens_read(scene, answer), 2),
     }
-
-
-def _shown(
-    out: Path, cell: Cell, key: str, image: np.ndarray, scene: Scene, answer: Answer
-) -> list[dict[str, Any]]:
-    """What the report draws of a picture in a cell: where the kept tokens come from."""
-    path = picture_path(out, key)
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    selection = answer.selection if answer.selection is not None else scene.selection
-    if selection is None:
-        return []
-    framing = scene.framing
-    merged: dict[int, list[int]] = {}
-    if selection.merge is not None:
-        rows, columns = selection.merge.coalesce().indices().tolist()
-        for row, column in zip(rows, columns, strict=True):
-            merged.setdefault(row, []).append(column - 1)  # -1: CLS
-    indices = selection.indices.tolist()
-    return [
-        {
-            "record": "look",
-            "cell": cell.key,
-            "picture": key,
-            "kept": indices,
-            "merged": {
-                str(indices[row]): made for row, made in merged.items() if made != [indices[row]]
-            },
-            "grid": list(framing.grid),
-            "size": [framing.height, framing.width],
-            "patch": [framing.x0, framing.y0, framing.patch_width, framing.patch_height],
-        }
-    ]
-
-
-def picture_path(out: Path, key: str) -> Path:
-    """Where a picture of the report is kept."""
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in key)
-    return out / PICTURES / f"{name}.jpg"
 
 
 def _time_cells(
