@@ -17,6 +17,7 @@ from svd_vlm_ros.bench.memory import measured_peak
 from svd_vlm_ros.bench.samples import Spread, spreads
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.flops import PAPER_TOKENS
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -69,9 +70,14 @@ class Answered:
 def read_rows(text: str, patches: int) -> list[Row]:
     """The rows that a list such as `stock,576,64,16` names, each once, in its order.
 
+    An empty list is the stock row, all tokens, and the budgets of the paper.
+
     Raises:
         UserError: one is neither "stock" nor a number of tokens that the model has.
     """
+    if not text.strip():
+        fewer = [tokens for tokens in PAPER_TOKENS if tokens < patches]
+        return [Row(STOCK, patches), *(Row(str(tokens), tokens) for tokens in (patches, *fewer))]
     rows = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         tokens = patches if name == STOCK else int(name) if name.isdigit() else 0

@@ -50,9 +50,13 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """All tables of one or more records of the same model on the same machine."""
     made = [_machine_table(records)]
     for record in records:
-        made += [_time_table(record), _gain_table(record), _limit_table(record)]
-        made.append(_question_table(record))
-    return [*made, _selector_table(records[0])]
+        if record["answers"]:
+            made += [_time_table(record), _gain_table(record), _limit_table(record)]
+        if record["questions"]["seconds"]:
+            made.append(_question_table(record))
+    if records[0]["selectors"]["seconds"]:
+        made.append(_selector_table(records[0]))
+    return made
 
 
 def markdown(records: Sequence[Record], command: str) -> str:

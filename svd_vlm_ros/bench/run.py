@@ -6,10 +6,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.bench.answers import (
     Answered,
+    Row,
     Step,
     measure_answers,
     read_rows,
@@ -23,7 +24,12 @@ from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.shapes import Llava, llava_from_config
 
+if TYPE_CHECKING:
+    from svd_vlm_ros.engine import SceneEngine
+
 SELECTOR_TOKENS = 16
+SELECTORS = 20  # about as many, for the progress bar
+TABLES = ("answers", "questions", "selectors")
 
 
 @dataclass(frozen=True)
@@ -32,49 +38,60 @@ class BenchSettings:
 
     Attributes:
         model, precision, device, cpu_threads: as `SceneEngine.load` takes them.
-        rows: as `answers.read_rows` takes them.
+        rows: as `answers.read_rows` takes them; "": stock, all tokens, and the paper's budgets.
         rounds: of measurements.
         answer_tokens: written in each.
         selector: of the rows with fewer tokens than patches.
+        tables: which of `TABLES`, parted by commas; the limits of the machine are always there.
     """
 
     model: str = "scout"
     precision: str = "bf16"
     device: str = "auto"
     cpu_threads: int = 0
-    rows: str = "stock,576,192,128,64,32,16"
+    rows: str = ""
     rounds: int = 3
     answer_tokens: int = 16
     selector: str = "svd"
+    tables: str = ",".join(TABLES)
 
     def __post_init__(self) -> None:
+        for name in self.wanted:
+            if name not in TABLES:
+                raise UserError(f"There is no table '{name}': take some of {', '.join(TABLES)}.")
         if self.rounds < 1:
             raise UserError(f"--rounds must be 1 or more, not {self.rounds}.")
         if self.answer_tokens < 2:
             raise UserError(f"--answer-tokens must be 2 or more, not {self.answer_tokens}.")
 
+    @property
+    def wanted(self) -> list[str]:
+        """The tables that are measured."""
+        return [name.strip() for name in self.tables.split(",")]
 
-def measure(settings: BenchSettings, watch: Callable[[int], Step]) -> dict[str, Any]:
+
+def measure(
+    settings: BenchSettings, watch: Callable[[int], Step], record: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Measure all tables.
 
     Args:
         settings: what is measured.
         watch: called once with the number of steps to come, when it is known; returns what is
             called with words before each of them.
+        record: filled table by table, so that nothing is lost where a later one fails.
 
     Returns:
-        A record of plain values, for `report` and for JSON. Seconds, bytes; every repeated
+        The record: plain values, for `report` and for JSON. Seconds, bytes; every repeated
         measurement has `median`, `low`, `high` and `runs`.
 
     Raises:
         UserError: the model, the precision or a row is not to be had.
     """
-    from transformers import AutoProcessor
-
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.llava.files import find_folder
     from svd_vlm_ros.llava.loading import resolve_device
 
+    record = {} if record is None else record
     device = resolve_device(settings.device)
     before = in_use(device)
     with measured_peak(device) as loading:
@@ -84,60 +101,69 @@ def measure(settings: BenchSettings, watch: Callable[[int], Step]) -> dict[str, 
             device=settings.device,
             cpu_threads=settings.cpu_threads,
         )
-    loaded_bytes = in_use(device)
+    info = engine.info
+    memory = {
+        "before": before,
+        "loading_peak": loading.bytes,
+        "loaded": in_use(device),
+        "weights": info.weight_bytes,
+    }
     try:
-        rows = read_rows(settings.rows, engine.info.visual_tokens_total)
-        loaded = engine._open()  # stock shares the weights, which the engine has for itself
-        processor = AutoProcessor.from_pretrained(
-            find_folder(settings.model), local_files_only=True
-        )
-        fewest = min((row.tokens for row in rows), default=SELECTOR_TOKENS)
-        names = 20  # about as many selectors
-        step = watch(len(rows) * (settings.rounds + 1) + settings.rounds + 2 + names)
+        rows = read_rows(settings.rows, info.visual_tokens_total)
+        step = watch(len(rows) * (settings.rounds + 1) + settings.rounds + 2 + SELECTORS)
         step("the limits of this machine")
-        machine = measure_machine(device, loaded.dtype)
-        answered = measure_answers(
-            engine,
-            Stock(loaded, processor),
-            rows,
-            selector=settings.selector,
-            rounds=settings.rounds,
-            answer_tokens=settings.answer_tokens,
-            step=step,
-        )
-        questions = measure_questions(
-            engine,
-            fewest,
-            selector=settings.selector,
-            rounds=settings.rounds,
-            answer_tokens=settings.answer_tokens,
-            step=step,
-        )
-        selectors = measure_selectors(device, loaded.dtype, SELECTOR_TOKENS, step)
-        sizes = llava_from_config(settings.model, loaded.model.config.to_dict())
-        info = engine.info
+        machine = measure_machine(device, engine._open().dtype)
+        record |= {
+            "date": datetime.date.today().isoformat(),
+            "settings": asdict(settings),
+            "device": info.device,
+            "dtype": info.dtype,
+            "random_weights": info.random_weights,
+            "machine": {**asdict(machine), "bandwidth": machine.bandwidth},
+            "memory": memory,
+            "answers": [],
+            "questions": {"visual_tokens": min(row.tokens for row in rows), "seconds": {}},
+            "selectors": {"visual_tokens": SELECTOR_TOKENS, "seconds": {}},
+        }
+        _measure_tables(settings, engine, rows, machine, step, record)
     finally:
         engine.close()
-    return {
-        "date": datetime.date.today().isoformat(),
-        "settings": asdict(settings),
-        "device": info.device,
-        "dtype": info.dtype,
-        "random_weights": info.random_weights,
-        "machine": {**asdict(machine), "bandwidth": machine.bandwidth},
-        "memory": {
-            "before": before,
-            "loading_peak": loading.bytes,
-            "loaded": loaded_bytes,
-            "weights": info.weight_bytes,
-        },
-        "answers": [_row(each, sizes, machine, settings) for each in answered],
-        "questions": {
-            "visual_tokens": fewest,
-            "seconds": {name: asdict(spread) for name, spread in questions.items()},
-        },
-        "selectors": {"visual_tokens": SELECTOR_TOKENS, "seconds": selectors},
+    return record
+
+
+def _measure_tables(
+    settings: BenchSettings,
+    engine: SceneEngine,
+    rows: list[Row],
+    machine: Machine,
+    step: Step,
+    record: dict[str, Any],
+) -> None:
+    from transformers import AutoProcessor
+
+    from svd_vlm_ros.llava.files import find_folder
+
+    loaded = engine._open()  # stock shares the weights, which the engine has for itself
+    shared: dict[str, Any] = {
+        "selector": settings.selector,
+        "rounds": settings.rounds,
+        "answer_tokens": settings.answer_tokens,
+        "step": step,
     }
+    if "answers" in settings.wanted:
+        folder = find_folder(settings.model)
+        stock = Stock(loaded, AutoProcessor.from_pretrained(folder, local_files_only=True))
+        sizes = llava_from_config(settings.model, loaded.model.config.to_dict())
+        answered = measure_answers(engine, stock, rows, **shared)
+        record["answers"] = [_row(each, sizes, machine, settings) for each in answered]
+    if "questions" in settings.wanted:
+        tokens = record["questions"]["visual_tokens"]
+        taken = measure_questions(engine, tokens, **shared)
+        record["questions"]["seconds"] = {name: asdict(spread) for name, spread in taken.items()}
+    if "selectors" in settings.wanted:
+        record["selectors"]["seconds"] = measure_selectors(
+            loaded.device, loaded.dtype, SELECTOR_TOKENS, step
+        )
 
 
 def _row(each: Answered, sizes: Llava, machine: Machine, settings: BenchSettings) -> dict[str, Any]:

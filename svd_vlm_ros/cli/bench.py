@@ -34,14 +34,18 @@ def bench(
         str,
         typer.Option(
             metavar="R,R,...",
-            help="stock (transformers' generate with all tokens) and numbers of visual tokens.",
+            help="stock (transformers' generate with all tokens) and numbers of visual tokens; "
+            "empty: stock, all, 192, 128, 64, 32 and 16.",
         ),
-    ] = "stock,576,192,128,64,32,16",
+    ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the rows take turns.")] = 3,
     answer_tokens: Annotated[
         int, typer.Option("--answer-tokens", min=2, help="Tokens written for each answer.")
     ] = 16,
     selector: options.SelectorName = "svd",
+    tables: Annotated[
+        str, typer.Option(metavar="T,T,...", help="answers, questions, selectors, or some of them.")
+    ] = "answers,questions,selectors",
     device: options.Device = "auto",
     cpu_threads: Annotated[
         int, typer.Option("--cpu-threads", min=0, help="Threads of torch; 0: as they are.")
@@ -72,33 +76,41 @@ def bench(
         "--rounds": rounds,
         "--answer-tokens": answer_tokens,
         "--selector": selector,
+        "--tables": tables,
         "--device": device,
         "--cpu-threads": cpu_threads,
     }
+    chosen = {name: value for name, value in chosen.items() if value != ""}
     words = [word for name, value in chosen.items() for word in (name, str(value))]
     command = shlex.join(["svd-vlm", "bench", *words, "--precision", ",".join(precisions)])
     records: list[dict[str, Any]] = []
-    for each in precisions:
-        if len(precisions) > 1:
-            records.append(_in_a_process([*words, "--precision", each], records, save))
-        else:
-            from svd_vlm_ros.bench.run import BenchSettings, measure
+    try:
+        for each in precisions:
+            if len(precisions) > 1:
+                _in_a_process([*words, "--precision", each], records)
+            else:
+                from svd_vlm_ros.bench.run import BenchSettings, measure
 
-            settings = BenchSettings(
-                model, each, device, cpu_threads, rows, rounds, answer_tokens, selector
-            )
-            with _progress(each) as watch:
-                records.append(measure(settings, watch))
-        _save(save, records, command)
-    if as_json:
-        print_json(records[0] if len(records) == 1 else records)
-    else:
-        _print(records)
+                settings = BenchSettings(
+                    *(model, each, device, cpu_threads, rows, rounds, answer_tokens),
+                    *(selector, tables),
+                )
+                records.append({})
+                with _progress(each) as watch:
+                    measure(settings, watch, records[0])
+            _save(save, records, command)  # a later precision may fail
+    finally:
+        # What was measured before something failed is shown all the same: it took minutes.
+        records = [record for record in records if record]
+        if records:
+            _save(save, records, command)
+            if as_json:
+                print_json(records[0] if len(precisions) == 1 else records)
+            else:
+                _print(records)
 
 
-def _in_a_process(
-    words: list[str], records: list[dict[str, Any]], save: Path | None
-) -> dict[str, Any]:
+def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     """Measure one precision in a process of its own, so that none counts another's memory."""
     done = subprocess.run(
         [sys.executable, "-m", "svd_vlm_ros.cli.main", "bench", *words, "--json"],
@@ -106,17 +118,14 @@ def _in_a_process(
         text=True,
         check=False,
     )
+    if done.stdout.strip():
+        records.append(json.loads(done.stdout))
     if done.returncode != 0:
-        if records and not save:
-            _print(records)
-        kept = f"; what was measured before is in {save}.json" if records and save else ""
-        raise UserError(f"The measurement with {words[-1]} ended early, as said above{kept}.")
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
+        raise UserError(f"The measurement with {words[-1]} ended early, as said above.")
 
 
 def _save(path: Path | None, records: list[dict[str, Any]], command: str) -> None:
-    """Write what there is so far: a later precision may fail."""
+    """Write what there is so far."""
     from svd_vlm_ros.bench.report import add_speedups, markdown
 
     add_speedups(records)
