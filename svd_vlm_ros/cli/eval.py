@@ -4,6 +4,7 @@
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,10 +195,11 @@ def _plan(
 
 
 def _answer(run: "Run") -> bool:
-    """Run this process's share. Returns whether all answers of all processes are there now."""
+    """Run this process's share. Returns whether it is the one to show what came out."""
     from svd_vlm_ros.evaluation.finishing import finish
     from svd_vlm_ros.evaluation.runner import run_shard
 
+    begun = time.time()
     try:
         with _progress(run.rank == 0) as told:
             folder, cells = run_shard(run, told)
@@ -207,11 +209,14 @@ def _answer(run: "Run") -> bool:
     if run.rank == 0:
         for sentence in folder.warnings():
             print_warning(sentence)
-    lacking = finish(run.out, cells, {item.id: item.picture for item in run.task.items})
-    if lacking:
-        share = f"Share {run.rank + 1} of {run.world} is done"
-        print_warning(f"{share}; {lacking} answers of other shares are not in {run.out} yet.")
-    return not lacking
+    questions = {item.id: item.picture for item in run.task.items}
+    ending = finish(run.out, cells, questions, begun)
+    if ending.lacking:
+        print_warning(
+            f"Share {run.rank + 1} of {run.world} is done; {ending.lacking} answers of other "
+            f"shares are not in {run.out} yet."
+        )
+    return not ending.lacking and not ending.told
 
 
 def _show(folder: Path, report: bool, as_json: bool) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from svd_vlm_ros.errors import UserError
@@ -27,7 +29,22 @@ SAMPLES = 512  # places of a weight file that are hashed
 SAMPLE = 1 << 16  # bytes at each of them
 
 
-def finish(out: Path, cells: Sequence[Cell], questions: Mapping[str, str]) -> int:
+@dataclass(frozen=True)
+class Ending:
+    """How a process found the folder at its end.
+
+    Attributes:
+        lacking: answers that are not there yet.
+        told: another process of the same run has merged and said so already.
+    """
+
+    lacking: int
+    told: bool = False
+
+
+def finish(
+    out: Path, cells: Sequence[Cell], questions: Mapping[str, str], begun: float = math.inf
+) -> Ending:
     """Merge the files of all processes once nothing is missing, and write the tables.
 
     Every process calls this at its end; the last one finds everything there.
@@ -36,17 +53,19 @@ def finish(out: Path, cells: Sequence[Cell], questions: Mapping[str, str]) -> in
         out: the folder of answers.
         cells: of the run.
         questions: {question id: picture} of the run.
-
-    Returns:
-        How many answers are not there yet; 0: all was written.
+        begun: when this process began, seconds since 1970.
     """
+    merged = out / MERGED
     with _lock(out):
         folder = read_folder(out)
         lacking = sum(len(lost) for lost in gaps(folder, cells, questions).values())
-        if not lacking:
-            write_merged(out, folder)
-            write_tables(out, folder)
-    return lacking
+        if lacking:
+            return Ending(lacking)
+        if merged.exists() and merged.stat().st_mtime > begun:
+            return Ending(0, told=True)
+        write_merged(out, folder)
+        write_tables(out, folder)
+    return Ending(0)
 
 
 def open_results(out: Path) -> Folder:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of answers: cut lines, broken lines, duplicates, two writers, other settings, shards."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import Cell, corruption_of, plan_cells
-from svd_vlm_ros.evaluation.finishing import finish, open_results
+from svd_vlm_ros.evaluation.finishing import Ending, finish, open_results
 from svd_vlm_ros.evaluation.records import ShardWriter, read_folder, shard_path
 
 SETTINGS = {"task": "scout", "model": "scout", "seed": 0}
@@ -112,11 +113,13 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 def test_shards_are_merged_once_nothing_is_missing(tmp_path: Path) -> None:
     questions = {"1/a": "1", "2/a": "2", "3/a": "3"}
     write(tmp_path, [answer("1/a"), answer("3/a")], rank=0)
-    assert finish(tmp_path, [CELL], questions) == 1
+    assert finish(tmp_path, [CELL], questions).lacking == 1
     assert not (tmp_path / "answers.jsonl").exists()
 
     write(tmp_path, [answer("2/a", 0.0)], rank=1)
-    assert finish(tmp_path, [CELL], questions) == 0
+    begun = time.time() - 1
+    assert finish(tmp_path, [CELL], questions, begun) == Ending(0)
+    assert finish(tmp_path, [CELL], questions, begun) == Ending(0, told=True)
 
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
     assert len(lines) == 4
@@ -135,7 +138,7 @@ def test_what_has_a_reason_is_no_gap(tmp_path: Path) -> None:
         ],
     )
 
-    assert finish(tmp_path, [CELL, other], {"1/a": "1", "2/a": "2"}) == 0
+    assert finish(tmp_path, [CELL, other], {"1/a": "1", "2/a": "2"}).lacking == 0
     table = (tmp_path / "table.md").read_text()
     assert "1. `fastv` at 16: impossible." in table
     assert "could not be read: 2" in table
