@@ -153,13 +153,13 @@ def cluster(tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
     apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     apart = apart / math.sqrt(rows.shape[1])
     near = apart.topk(min(NEIGHBOURS, len(rows)), dim=1, largest=False).values
-    density = (-near.square().mean(dim=1)).exp()
+    density = -near.square().mean(dim=1)  # its logarithm: far from others it is 0 in float32
     order = torch.arange(len(rows), device=rows.device)
     denser = (density[None] > density[:, None]) | (
         (density[None] == density[:, None]) & (order[None] < order[:, None])
     )
     to_denser = torch.where(denser, apart, apart.max() + 1.0).min(dim=1).values
-    peak = density * to_denser.clamp(max=float(apart.max()))
+    peak = density + to_denser.clamp(max=float(apart.max())).log()
     centres = highest(peak, count)
     members = apart[:, centres].argmin(dim=1)
     members[centres] = torch.arange(len(centres), device=rows.device)
