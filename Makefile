@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 SVD_VLM_ROS_DISTRO ?= jazzy
 TESTS ?= test
 TORCH_THREADS ?= 1
+MINUTES ?= 60
+SOAK ?= soak
 
 # A sourced ROS has its own versions of the ROS packages.
 ifdef ROS_DISTRO
@@ -27,7 +29,7 @@ SOURCES := $(shell find svd_vlm_ros action msg srv cmake launch config -not -nam
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test lint format clean
+.PHONY: help venv install demo test soak annotate lint format clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +43,12 @@ demo: $(INSTALLED)  ## A simulated camera, the node and eight questions over rea
 
 test: $(INSTALLED) $(VENV)/.tools  ## Run the tests against what is installed (TESTS=test/node for a part)
 	@OMP_NUM_THREADS=$(TORCH_THREADS) $(VENV)/bin/pytest $(TESTS)
+
+soak: $(INSTALLED)  ## The node under load and faults for MINUTES=60: soak.md and soak.json
+	@$(VENV)/bin/python benchmark/soak.py --minutes $(MINUTES) --out $(SOAK)
+
+annotate: $(INSTALLED)  ## A bag of 300 pictures annotated, killed half-way and gone on with
+	@$(VENV)/bin/python benchmark/annotate.py
 
 lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format and types
 	$(VENV)/bin/ruff check .

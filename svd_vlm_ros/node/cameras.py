@@ -131,11 +131,12 @@ class Camera:
         """Ask for the reliability that all publishers offer; to be called about once a second."""
         if not self._follows:
             return
-        offers = {silence.is_reliable(info) for info in self.publishers()}
-        if offers and all(offers) != self.reliable:
-            old, self._subscription = self._subscription, self._subscribe(all(offers))
+        offers = [silence.is_reliable(info) for info in self.publishers()]
+        reliable = bool(offers) and all(offers)  # without any, what matches whoever comes
+        if reliable != self.reliable:
+            old, self._subscription = self._subscription, self._subscribe(reliable)
             self._node.destroy_subscription(old)
-            self._node.get_logger().info(
+            self._node.get_logger().debug(
                 f"Camera '{self.name}': {self.topic} is now subscribed "
                 f"{'reliable' if self.reliable else 'best effort'}, as its publishers are."
             )

@@ -94,6 +94,8 @@ class Health:
         node = self._node
         for camera in node.cameras.values():
             camera.follow()
+        if node.inference is not None:
+            node.inference.revive()  # also where nobody asks: what waits goes on
         statuses = self._statuses(now)
         engine = node.engine
         hardware = str(engine.device) if engine else ""

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node under load and faults for a chosen time: does it lose, mix up, slow down or grow?
+
+    python benchmark/soak.py --minutes 60 --out soak        # or: make soak MINUTES=60
+
+Three processes beside this one: the node (`soak_node`: faults in the engine, the executor's own
+10 Hz timer, memory), three cameras (`soak_cameras`: raw 1080p at 30 Hz, compressed, one that stops
+and comes back with other pictures), four clients (`soak_clients`: ask, stream, cancel, time out).
+Each writes its figures once in some seconds; once a minute all of them go into <out>.json and
+<out>.md, so that a run that is killed leaves what it has seen.
+
+Exit status 1 where a request was lost, a header was wrong, or a picture older than asked was used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROLES = ("node", "cameras", "clients")
+CHECKPOINT = 60.0  # s
+FIRST_CHECKPOINT = 10.0
+END_WITHIN = 60.0  # s that the roles have to end: the last requests have their timeouts
+TARGETS = {"timer_p99_ms": 50.0, "memory_mib_per_hour": 1.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--out", type=Path, default=Path("soak"), help="<out>.json and <out>.md")
+    parser.add_argument("--model", default="random:tiny", help="as the node's parameter")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--fault-every", type=float, default=20.0, help="seconds; 0: no faults")
+    parser.add_argument("--width", type=int, default=1920, help="of the raw camera's pictures")
+    parser.add_argument("--height", type=int, default=1080)
+    parser.add_argument("--rate", type=float, default=30.0, help="raw pictures a second")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        run(options, Path(folder))
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """Start the roles, write a report each minute and one at the end."""
+    environment = {
+        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        **os.environ,
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "OMP_NUM_THREADS": str(options.threads),
+        "ROS_LOG_DIR": str(folder / "log"),
+    }
+    profile = str(HERE.parent / "config" / "fastdds_large_pictures.xml")
+    for variable in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        environment.setdefault(variable, profile)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    begun = time.monotonic()
+    roles: dict[str, subprocess.Popen] = {}
+    log = Path(f"{options.out}.log")
+    with open(log, "w") as output:
+        try:
+            for role in ROLES:
+                arguments = [sys.executable, str(HERE / f"soak_{role}.py"), str(folder)]
+                arguments.append(json.dumps({**vars(options), "out": str(options.out)}))
+                roles[role] = subprocess.Popen(
+                    arguments, env=environment, stdout=output, stderr=subprocess.STDOUT
+                )
+            failure = watch(options, folder, roles, begun)
+        except KeyboardInterrupt:
+            failure = "stopped by Ctrl-C"
+        finally:
+            end(roles)
+            report = write(options, folder, begun, locals().get("failure", "ended early"))
+    print(f"{options.out}.md and {options.out}.json; what the processes said is in {log}")
+    sys.exit(0 if report["good"] else 1)
+
+
+def watch(
+    options: argparse.Namespace, folder: Path, roles: dict[str, subprocess.Popen], begun: float
+) -> str:
+    """Wait for the clients' end; why it came too early, or ""."""
+    checkpoint = FIRST_CHECKPOINT
+    while roles["clients"].poll() is None:
+        time.sleep(0.5)
+        for role, process in roles.items():
+            if process.poll() not in (None, 0):
+                return f"the process of the {role} ended with status {process.returncode}"
+        if time.monotonic() - begun > checkpoint:
+            write(options, folder, begun, "still running")
+            checkpoint += CHECKPOINT
+    return ""
+
+
+def end(roles: dict[str, subprocess.Popen]) -> None:
+    """End the processes that this one has started, the clients first."""
+    for process in reversed(roles.values()):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(END_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def write(options: argparse.Namespace, folder: Path, begun: float, failure: str) -> dict[str, Any]:
+    """Put the roles' figures together and write both reports, each in one move."""
+    figures: dict[str, Any] = {}
+    for role in ROLES:
+        path = folder / f"{role}.json"
+        figures[role] = json.loads(path.read_text()) if path.exists() else {}
+    clients, node = figures["clients"], figures["node"]
+    totals = {
+        key: sum(each.get(key, 0) for each in clients.get("each", {}).values())
+        for key in ("sent", "answered", "lost", "wrong_header", "too_old", "wrong_picture")
+    }
+    harm = totals["lost"] + totals["wrong_header"] + totals["too_old"] + totals["wrong_picture"]
+    report = {
+        "good": bool(totals["sent"]) and not harm and failure in ("", "still running"),
+        "ended": failure or "as planned",
+        "minutes": round((time.monotonic() - begun) / 60, 2),
+        "model": f"{options.model} in {options.precision}, {options.threads} thread(s)",
+        "machine": f"{os.cpu_count()} CPUs, {_cpu_name()}, Python {platform.python_version()}",
+        "load": round(os.getloadavg()[0], 1),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "command": " ".join(["python", "benchmark/soak.py", *sys.argv[1:]]),
+        "totals": totals,
+        **figures,
+    }
+    _replace(Path(f"{options.out}.json"), json.dumps(report, indent=2) + "\n")
+    _replace(Path(f"{options.out}.md"), markdown(report, clients, node, figures["cameras"]))
+    return report
+
+
+def markdown(report: dict, clients: dict, node: dict, cameras: dict) -> str:
+    """The report for people."""
+    totals, timer, memory = report["totals"], node.get("timer", {}), node.get("memory", {})
+    statuses = sorted(
+        {name for each in clients.get("each", {}).values() for name in each["by_status"]}
+    )
+    lines = [
+        f"`{report['command']}`: {report['minutes']:g} minutes, ended {report['ended']};",
+        f"{report['model']}; {report['machine']}; load {report['load']}; {report['date']}",
+        "",
+        f"{totals['sent']} requests: {totals['lost']} lost, {totals['wrong_header']} with a wrong "
+        f"header, {totals['wrong_picture']} about another picture than their header's, "
+        f"{totals['too_old']} from a picture older than asked.",
+        "",
+        f"| client | sent | {' | '.join(statuses)} | lost | median | 95 % | 99 % | longest |",
+        f"|---|---|{'---|' * len(statuses)}---|---|---|---|---|",
+    ]
+    for name, each in clients.get("each", {}).items():
+        counts = " | ".join(str(each["by_status"].get(status, 0)) for status in statuses)
+        seconds = " | ".join(f"{value:.3f} s" for value in each["seconds"])
+        lines.append(f"| {name} | {each['sent']} | {counts} | {each['lost']} | {seconds} |")
+    lines += [
+        "",
+        "| | | asked for |",
+        "|---|---|---|",
+        f"| executor's 10 Hz timer late, median | {_ms(timer.get('median'))} | |",
+        f"| executor's 10 Hz timer late, 99 % | {_ms(timer.get('p99'))} | < "
+        f"{TARGETS['timer_p99_ms']:.0f} ms |",
+        f"| executor's 10 Hz timer late, worst | {_ms(timer.get('worst'))} | |",
+        f"| memory at the end | {memory.get('resident_mib', 0):.0f} MiB | |",
+        f"| memory slope after {memory.get('warm_up_s', 0):.0f} s | "
+        f"{_slope(memory.get('slope'))} | < {TARGETS['memory_mib_per_hour']:.0f} MiB/h |",
+        "",
+        "| fault | times |",
+        "|---|---|",
+        *(f"| {name} | {count} |" for name, count in sorted(node.get("faults", {}).items())),
+        *(f"| {name} | {count} |" for name, count in sorted(cameras.get("faults", {}).items())),
+        *(f"| {name} | {count} |" for name, count in sorted(clients.get("faults", {}).items())),
+        "",
+        "| camera | published | received by the node | lost on the way |",
+        "|---|---|---|---|",
+    ]
+    for name, sent in cameras.get("published", {}).items():
+        got = node.get("cameras", {}).get(name, {})
+        lines.append(f"| {name} | {sent} | {got.get('received', 0)} | {got.get('lost', 0)} |")
+    wrong = clients.get("wrong", [])
+    if wrong:
+        lines += ["", "What was wrong first:", "", *(f"- {sentence}" for sentence in wrong)]
+    return "\n".join(lines) + "\n"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def _slope(value: float | None) -> str:
+    return "too short to tell" if value is None else f"{value:.2f} MiB/h"
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

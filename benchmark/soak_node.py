@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node of `soak.py`: the real one, with faults in its engine, its own timer and its memory.
+
+The faults come one after the other: the engine fails, the device runs out of memory, the inference
+thread is killed. Lifecycle and parameters are changed from outside, by the clients.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save
+
+from svd_vlm_ros.engine import SceneEngine
+from svd_vlm_ros.node.inference import InferenceThread
+from svd_vlm_ros.node.memory import MIB, resident_bytes, slope
+from svd_vlm_ros.node.perception_node import PerceptionNode
+
+TIMER = 0.1  # s
+LEAST = 240.0  # s of memory from which a slope is told
+WARM_UP = 300.0  # s, or a fifth of a shorter run, before memory counts
+FAULTS = ("engine fails", "out of memory", "inference thread killed")
+
+
+class Lateness:
+    """How late the executor calls a timer of 10 Hz. It takes its memory at once: it is measured."""
+
+    def __init__(self, node: Any, minutes: float) -> None:
+        self._seconds = np.full(int(60 * (minutes + 10) / TIMER), np.nan, np.float32)
+        self._count = 0
+        self._due = time.monotonic() + TIMER
+        node.create_timer(TIMER, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        late = now - self._due
+        if self._count < len(self._seconds):
+            self._seconds[self._count] = max(late, 0.0)
+            self._count += 1
+        self._due += TIMER * (1 + max(int(late / TIMER), 0))  # rcl drops what was missed
+
+    def figures(self) -> dict[str, float]:
+        ordered = np.sort(self._seconds[: self._count]).tolist()
+        if not ordered:
+            return {}
+        shares = {"median": 0.5, "p95": 0.95, "p99": 0.99, "worst": 1.0}
+        return {name: percentile(ordered, share) for name, share in shares.items()}
+
+
+class Faults:
+    """Breaks the engine once for each fault that `inject` has named."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self._next: str | None = None
+        self._order = itertools.cycle(FAULTS)
+        see, take = SceneEngine.see, InferenceThread._next
+
+        def breaking_see(engine: SceneEngine, *arguments: Any, **options: Any) -> Any:
+            if self._is("engine fails"):
+                raise RuntimeError("a fault of the soak test")
+            if self._is("out of memory"):
+                raise MemoryError("out of memory: a fault of the soak test")
+            return see(engine, *arguments, **options)
+
+        def breaking_next(thread: InferenceThread) -> Any:
+            jobs = take(thread)
+            if jobs and self._is("inference thread killed"):
+                raise SystemExit("a fault of the soak test")
+            return jobs
+
+        SceneEngine.see = breaking_see  # type: ignore[method-assign]
+        InferenceThread._next = breaking_next  # type: ignore[method-assign]
+
+    def inject(self) -> None:
+        """Let the next fault happen at the next occasion."""
+        self._next = next(self._order)
+
+    def _is(self, name: str) -> bool:
+        if self._next != name:
+            return False
+        self._next = None
+        self.done[name] += 1
+        return True
+
+
+def make_node(options: dict[str, Any]) -> PerceptionNode:
+    values = {
+        "model": options["model"],
+        "precision": options["precision"],
+        "device": "cpu",
+        "cpu_threads": options["threads"],
+        "allow_random_model": True,
+        "description_period": 1.0,
+        "max_new_tokens": 16,
+        "cameras": list(CAMERAS),
+        "camera.packed.compressed": True,
+        **{f"camera.{name}.topic": topic for name, topic in CAMERAS.items()},
+    }
+    return PerceptionNode(
+        parameter_overrides=[Parameter(name, value=value) for name, value in values.items()]
+    )
+
+
+def main() -> None:
+    folder, options, stopped = role()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = make_node(options)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    faults, lateness = Faults(), None
+    warm_up = min(WARM_UP, 60.0 * options["minutes"] / 5)
+    memory: list[tuple[float, float]] = []
+    begun = saved = time.monotonic()
+    broken = begun + 2 * options["fault_every"]
+
+    def tell() -> None:
+        save(folder, "node", figures(node, faults, lateness, memory, warm_up))
+
+    while not stopped.is_set():
+        executor.spin_once(timeout_sec=0.1)
+        now = time.monotonic()
+        if node.fatal:
+            raise SystemExit(node.fatal)
+        if node.serving is not None and lateness is None:
+            lateness = Lateness(node, options["minutes"])  # loading is not serving
+        if options["fault_every"] and now >= broken:
+            broken = now + options["fault_every"]
+            faults.inject()
+        if now - saved >= SAVE_EVERY:
+            saved = now
+            if now - begun > warm_up:
+                memory.append((now, resident_bytes() / MIB))
+            threading.Thread(target=tell).start()  # the disk must not make the timer late
+    tell()
+    node.close()
+    executor.shutdown()
+    rclpy.try_shutdown()
+
+
+def figures(
+    node: PerceptionNode,
+    faults: Faults,
+    lateness: Lateness | None,
+    memory: list[tuple[float, float]],
+    warm_up: float,
+) -> dict[str, Any]:
+    long_enough = len(memory) > 2 and memory[-1][0] - memory[0][0] > LEAST
+    return {
+        "timer": lateness.figures() if lateness else {},
+        "memory": {
+            "resident_mib": resident_bytes() / MIB,
+            "warm_up_s": warm_up,
+            "slope": 3600 * slope(memory) if long_enough else None,
+        },
+        "faults": dict(faults.done),
+        "cameras": {
+            camera.name: {"received": camera.received, "lost": camera.lost}
+            for camera in node.cameras.values()
+        },
+        "snapshot": {
+            name: value for name, value in vars(node.snapshot()).items() if name != "latency"
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three cameras, four clients and faults for some seconds; SOAK_MINUTES=3 for minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).resolve().parents[2] / "benchmark" / "soak.py"
+MINUTES = float(os.environ.get("SOAK_MINUTES", "0.2"))
+
+
+@pytest.mark.timeout(400 + 60 * MINUTES)
+def test_every_request_ends_and_is_about_the_right_picture(ros_domain: int, tmp_path: Path) -> None:
+    out = tmp_path / "soak"
+    short = ("--fault-every", "3", "--width", "640", "--height", "480", "--rate", "10")
+    options = short if MINUTES < 1 else ()
+    run = subprocess.run(
+        [
+            sys.executable,
+            SOAK,
+            "--minutes",
+            str(MINUTES),
+            "--out",
+            out,
+            "--fault-every",
+            every,
+            *size,
+        ],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = Path(f"{out}.log").read_text()
+    report = json.loads(Path(f"{out}.json").read_text())
+    assert run.returncode == 0, f"{run.stderr}\n{report['ended']}\n{log[-3000:]}"
+    totals, each = report["totals"], report["clients"]["each"]
+    for harm in ("lost", "wrong_header", "wrong_picture", "too_old"):
+        assert totals[harm] == 0, report["clients"]["wrong"]
+    assert all(client["sent"] for client in each.values())
+    assert each["ask"]["by_status"]["OK"]
+    assert each["stream"]["by_status"]["OK"]
+    assert each["cancel"]["by_status"]["CANCELED"]
+    assert each["time out"]["by_status"]["TIMEOUT"]
+    assert report["node"]["faults"], "faults were injected"
+    assert "| ask |" in Path(f"{out}.md").read_text()
