@@ -79,19 +79,36 @@ def _picture_html(
     parts.append(f"<p>Asked, with the true answers:</p>{_truths(folder, key)}")
     if rows:
         parts.append(f"<div class='all'><p>With all tokens:</p>{_list(rows)}</div>")
+    shown: set[str] = set()
     for budget in budgets:
         parts.append(f"<h4>{budget} tokens</h4><div class='looks'>")
         for name in selectors:
-            look = looks.get((budget, name))
-            if look is None:
+            tokens = _nearest(looks, name, budget)
+            if tokens is None or (tokens != budget and name in shown):
                 continue
-            answers = _answers(folder, key, Cell(precision, name, budget))
+            shown.add(name)
+            look = looks[tokens, name]
+            answers = _answers(folder, key, Cell(precision, name, tokens))
             parts.append(
                 f"<figure>{_drawn(look, number)}<figcaption><b>{escape(name)}</b>, "
-                f"{len(look['kept'])} tokens{_list(answers)}</figcaption></figure>"
+                f"{_count(len(look['kept']), tokens)}{_list(answers)}</figcaption></figure>"
             )
         parts.append("</div>")
     return "".join([*parts, "</details>"])
+
+
+def _nearest(
+    looks: Mapping[tuple[int, str], Mapping[str, Any]], name: str, budget: int
+) -> int | None:
+    """The budget of a selector that is nearest to one that it may not be able to keep to."""
+    there = [tokens for tokens, selector in looks if selector == name]
+    return min(there, key=lambda tokens: abs(tokens - budget), default=None)
+
+
+def _count(kept: int, budget: int) -> str:
+    if kept == budget:
+        return f"{kept} tokens"
+    return f"{kept} tokens in the end, asked for {budget}"
 
 
 def _answers(folder: Folder, key: str, cell: Cell) -> list[tuple[str, str, float]]:

@@ -110,7 +110,8 @@ def report_html(out: Path, folder: Folder) -> str:
             "<h2>What was kept</h2><p>Bright with an amber outline: kept as it is. Dashed blue "
             "with a dot: stands for a token that was merged from several patches, which are dimmed "
             "less than what was left out. Of selectors that look at the question: what was kept "
-            f"for the picture's first one.</p>{gallery}"
+            "for the picture's first one. Of those that act inside the language model: what its "
+            f"last layers read.</p>{gallery}"
         )
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -190,7 +191,9 @@ def _lines(results: Results, precision: str, names: list[str], timed: bool) -> t
                 continue
             x = found.first_token if timed else round(found.tokens)
             if x:
-                points.append((float(x), found.accuracy.mean, found.accuracy.interval))
+                # The point that all lines share has its interval in the table.
+                interval = 0.0 if cell.selector == KEEP_ALL else found.accuracy.interval
+                points.append((float(x), found.accuracy.mean, interval))
         lines.append(Line(name, tuple(points)))
     return tuple(lines)
 

@@ -13,6 +13,7 @@ from svd_vlm_ros.evaluation.records import Folder
 from svd_vlm_ros.evaluation.results import CellResult, Figure, Results, collect, difference
 
 REFERENCE = "svd"  # what the others are compared with: SVD-Prune as published
+BY_TEXT = frozenset({"trim", "cdpruner"})  # who compare the picture with the question by CLIP
 SAME = "="
 LAYER_MEAN = 0.02  # a realised number of tokens that is further off its budget is told
 
@@ -66,7 +67,7 @@ class Grid:
         self.precision = precision
         self.budgets = sorted({cell.tokens for cell in clean}, reverse=True)
         names = dict.fromkeys(cell.selector for cell in clean)
-        self.selectors = sorted(names, key=lambda name: (name != KEEP_ALL, -self._mean(name)))
+        self.selectors = sorted(names, key=self._order)
         self._notes: list[str] = []
         self._impossible: dict[str, int] = {}  # selector -> the place of its note
 
@@ -203,14 +204,14 @@ class Grid:
         rows = _rows(self.selectors, self.budgets, text)
         return _table(["selector", *map(str, self.budgets)], rows)
 
-    def _mean(self, selector: str) -> float:
-        """For the order of rows: the mean over the smaller budgets, which all selectors have."""
+    def _order(self, selector: str) -> tuple[bool, int, float]:
+        """For the order of rows: all tokens, then who could do most budgets, then who did best."""
         means = [
             r.accuracy.mean
             for c, r in self._cells.items()
             if c.selector == selector and c.condition == CLEAN and r.accuracy
         ]
-        return sum(means) / len(means) if means else -1.0
+        return selector != KEEP_ALL, -len(means), -sum(means) / max(1, len(means))
 
 
 def plain(figure: Figure) -> str:
@@ -261,9 +262,11 @@ def _protocol(results: Results) -> str:
     ]
     if any(_is_full(cell) for cell in results.cells):
         said.append(f"`{SAME}`: nothing to choose, as in the row `{KEEP_ALL}`.")
-    if settings.get("relevance") == "words":
+    by_text = {cell.selector for cell in results.cells} & BY_TEXT
+    if settings.get("relevance") == "words" and by_text:
         said.append(
-            "This model has no CLIP text tower: `trim` and `cdpruner` compare picture and question "
+            "This model has no CLIP text tower: "
+            f"{' and '.join(f'`{name}`' for name in sorted(by_text))} compare picture and question "
             "by the language model's own word embeddings here, which no paper has tried."
         )
     task = str(settings.get("task"))
