@@ -109,3 +109,13 @@ def leaves(place: Any) -> list[str]:
     if isinstance(place, str):
         return [place]
     return leaves(place["first"]) + leaves(place["second"])
+
+
+def test_the_table_of_faults_names_tests_that_exist() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    text = (tests.parent / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 15
+    for module, test in named:
+        (path,) = tests.glob(f"*/{module}")
+        assert f"def {test}(" in path.read_text(), f"{module}::{test}"
