@@ -62,6 +62,17 @@ class Asked:
     given_up: bool = False
 
 
+@dataclass(frozen=True)
+class Start:
+    """When the work on a picture began, in `time.monotonic()`, and how old it was then in seconds.
+
+    The age is taken once: seconds of a simulated clock are not those of this computer.
+    """
+
+    at: float
+    image_age: float
+
+
 @dataclass
 class Tally:
     """What was computed and what was saved; written by the inference thread."""
@@ -152,6 +163,7 @@ class Answerer:
             frame = first.frame or self.choose_frame(first.question)
             if frame is None:
                 raise self._nothing_to_see(first.question)
+            start = Start(begun, self.age(frame))
             look = self.look(engine, first.question, frame)
         except RequestError as refusal:
             return [refused(refusal, first.question.camera) for _ in jobs]
@@ -160,12 +172,12 @@ class Answerer:
             return [reply for _ in jobs]
         if len(jobs) > 1:
             with contextlib.suppress(Exception, SystemExit):
-                return self._answer_together(engine, jobs, look, begun)
+                return self._answer_together(engine, jobs, look, start)
             self.scenes.clear()
             empty_device_cache()  # each alone needs less, and only the guilty one fails
-        return [self._answer_one(engine, job, look, begun) for job in jobs]
+        return [self._answer_one(engine, job, look, start) for job in jobs]
 
-    def _answer_one(self, engine: SceneEngine, job: Job[Reply], look: Look, begun: float) -> Reply:
+    def _answer_one(self, engine: SceneEngine, job: Job[Reply], look: Look, start: Start) -> Reply:
         if job.result is not None:  # answered before the batch failed
             return job.result
         asked: Asked = job.subject
@@ -176,10 +188,10 @@ class Answerer:
             return Reply(Status.BAD_REQUEST, str(error), question.camera, look.frame)
         except (Exception, SystemExit) as error:
             return self.failed(error, question, look.frame)
-        return self.reply(engine, job, look, answer, begun, began)
+        return self.reply(engine, job, look, answer, start, began)
 
     def _answer_together(
-        self, engine: SceneEngine, jobs: Sequence[Job[Reply]], look: Look, begun: float
+        self, engine: SceneEngine, jobs: Sequence[Job[Reply]], look: Look, start: Start
     ) -> list[Reply]:
         """One batch for the questions with choices, another for the others."""
         replies: dict[int, Reply] = {}
@@ -190,7 +202,7 @@ class Answerer:
             questions = [jobs[index].subject.question for index in chosen]
             answers = engine.choose_many(look.scene, [(q.prompt, q.choices) for q in questions])
             for index, answer in zip(chosen, answers, strict=True):
-                replies[index] = self.reply(engine, jobs[index], look, answer, begun, began)
+                replies[index] = self.reply(engine, jobs[index], look, answer, start, began)
                 jobs[index].end(replies[index])  # it need not wait for the others' text
         began = time.monotonic()
         if free:
@@ -209,7 +221,7 @@ class Answerer:
                 on_text=tell,
             )
             for index, answer in zip(free, answers, strict=True):
-                replies[index] = self.reply(engine, jobs[index], look, answer, begun, began)
+                replies[index] = self.reply(engine, jobs[index], look, answer, start, began)
         self.tally.batches += 1
         self.tally.batched += len(jobs)
         return [replies[index] for index in range(len(jobs))]
@@ -221,6 +233,10 @@ class Answerer:
         look = self.scenes.look(engine, question.camera, frame, budget, settings.max_image_pixels)
         self.count(look)
         return look
+
+    def age(self, frame: Frame) -> float:
+        """Seconds since a picture was taken, now."""
+        return image_age(frame, self._ros_now(), time.monotonic())
 
     def count(self, look: Look) -> None:
         """Note whether a scene had to be made."""
@@ -235,21 +251,19 @@ class Answerer:
         job: Job[Reply],
         look: Look,
         answer: Answer,
-        begun: float,
+        start: Start,
         asked: float,
     ) -> Reply:
-        """The reply of an answer. `begun`, `asked`: when work, and the question itself, began."""
+        """The reply of an answer. `asked`: when the question itself was put to the engine."""
         self._failures_in_a_row = 0
         subject: Asked = job.subject
         question, frame = subject.question, look.frame
-        now = time.monotonic()
-        age = image_age(frame, self._ros_now(), now) - (now - begun)
         stats = answer_stats(
             engine,
             look,
             answer,
-            image_age=max(age, 0.0),
-            queued=begun - job.submitted,
+            image_age=start.image_age,
+            queued=start.at - job.submitted,
             waited=asked - job.submitted,
         )
         if answer.finish_reason == "timeout":

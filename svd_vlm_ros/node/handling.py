@@ -19,7 +19,7 @@ from rclpy.task import Future
 from svd_vlm_ros.node.answering import Asked, canceled, refused
 from svd_vlm_ros.node.inference import Job, Priority, QueueFullError
 from svd_vlm_ros.node.lifecycle import CONFIGURING, INACTIVE, UNCONFIGURED
-from svd_vlm_ros.node.requests import Reply, RequestError, Status, check_request
+from svd_vlm_ros.node.requests import Reply, RequestError, Status, check_request, shown
 
 if TYPE_CHECKING:
     from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
@@ -71,7 +71,7 @@ class Handler:
         try:
             reply = await self._reply(request, ticket)
         except RequestError as refusal:
-            reply = refused(refusal, request.camera)
+            reply = refused(refusal, shown(request.camera))
         except Exception as error:  # a fault of ours costs this request, not the node
             node.get_logger().error(traceback.format_exc())
             reply = Reply(

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.answering import Answerer, Asked, ask, canceled, refused
+from svd_vlm_ros.node.answering import Answerer, Asked, Start, ask, canceled, refused
 from svd_vlm_ros.node.change import difference, thumbnail
 from svd_vlm_ros.node.inference import Job
-from svd_vlm_ros.node.requests import Reply, RequestError, Stats, Status, image_age
+from svd_vlm_ros.node.requests import Reply, RequestError, Stats, Status
 from svd_vlm_ros.node.scenes import Look, read_picture
 
 if TYPE_CHECKING:
@@ -53,11 +53,8 @@ class _Described:
 class Looker:
     """Describes pictures, and asks standing questions about them."""
 
-    def __init__(
-        self, answerer: Answerer, ros_now: Callable[[], int], settings: Callable[[], Settings]
-    ) -> None:
+    def __init__(self, answerer: Answerer, settings: Callable[[], Settings]) -> None:
         self._answerer = answerer
-        self._ros_now = ros_now
         self._settings = settings
         self._last: dict[str, _Described] = {}
 
@@ -92,15 +89,16 @@ class Looker:
         """Describe the picture of a look that was begun."""
         (job,) = jobs
         glance: Glance = job.subject
-        look, begun = glance.look, time.monotonic()
+        look = glance.look
         assert look is not None
+        start = Start(time.monotonic(), self._answerer.age(look.frame))
         try:
             answer = ask(engine, look.scene, glance.question, job.should_stop)
         except UserError as error:
             return [Reply(Status.BAD_REQUEST, str(error), glance.question.camera, look.frame)]
         except (Exception, SystemExit) as error:
             return [self._answerer.failed(error, glance.question, look.frame)]
-        reply = self._answerer.reply(engine, job, look, answer, begun, begun)
+        reply = self._answerer.reply(engine, job, look, answer, start, start.at)
         reply = replace(reply, facts=glance.chances)
         if reply.status is Status.OK and glance.small is not None:
             key = self._key(engine, glance)
@@ -119,7 +117,7 @@ class Looker:
             if last is not None and self._still_true(engine, glance, glance.small, last):
                 self._answerer.tally.repeated += 1
                 assert last.reply.frame is not None
-                age = image_age(last.reply.frame, self._ros_now(), time.monotonic())
+                age = self._answerer.age(last.reply.frame)
                 return replace(
                     last.reply, repeated=True, compared=frame, stats=_saved(last.reply.stats, age)
                 )

@@ -212,7 +212,7 @@ class PerceptionNode(BackgroundLifecycleNode):
             on_answer=self.overlay.offer,
             on_memory=lambda: self.in_executor(self._live.lower_budget, settings.model),
         )
-        looker = Looker(answerer, self._ros_now, lambda: self.settings)
+        looker = Looker(answerer, lambda: self.settings)
         self.get_logger().info(
             f"Loading {settings.model} in {settings.precision} on device {settings.device}."
         )

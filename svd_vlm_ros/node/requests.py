@@ -187,8 +187,13 @@ def known_camera(name: str, cameras: Sequence[str]) -> str:
     if not name:
         return cameras[0]
     if name not in cameras:
-        raise _bad(f"There is no camera '{name[:60]}': choose one of {', '.join(cameras)}.")
+        raise _bad(f"There is no camera '{shown(name)}': choose one of {', '.join(cameras)}.")
     return name
+
+
+def shown(name: str) -> str:
+    """A name that somebody sent, as it may stand in a sentence and in a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
 
 
 def _check_choices(choices: Sequence[str], longest: int) -> tuple[str, ...]:
