@@ -10,19 +10,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rosbags.interfaces import (
     Connection,
+    ConnectionExtRosbag2,
     Qos,
     QosDurability,
     QosHistory,
     QosLiveliness,
     QosReliability,
     QosTime,
-    Typestore,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.typesys.store import Typestore
 
 from svd_vlm_ros.bags.definitions import DESCRIPTION
 from svd_vlm_ros.bags.journal import cannot_write
@@ -32,9 +33,8 @@ from svd_vlm_ros.errors import UserError
 Describe = Callable[[Recorded], "bytes | None"]
 """The description's CDR of a message that is a picture with one, else None."""
 
-VERSION = (
-    8  # of the rosbag2 metadata: ROS 2 Iron and later, and the form of QoS that Humble reads too
-)
+# Of the rosbag2 metadata: ROS 2 Iron and later, and the form of QoS that Humble reads too.
+VERSION: Literal[8] = 8
 _FOREVER = QosTime(0, 0)  # not specified
 # As the node publishes: reliable, volatile, the last ten.
 _QOS = Qos(
@@ -103,6 +103,7 @@ def _copy(writer: Writer, each: Connection, store: Typestore) -> Connection:
             f"The bag has no definition of {each.msgtype} ({each.topic}): record it with ROS 2 "
             "Iron or later, or leave the topic out with 'ros2 bag convert'."
         )
+    assert isinstance(each.ext, ConnectionExtRosbag2)
     return writer.add_connection(
         each.topic,
         each.msgtype,

@@ -151,6 +151,7 @@ def _bar() -> Iterator[Callable[[str, int, int], object]]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -169,7 +170,7 @@ def _bar() -> Iterator[Callable[[str, int, int], object]]:
     )
     names = {"looking": "Looking at the pictures", "writing": "Writing the bag"}
     with Progress(*columns, console=console) as progress:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def step(what: str, done: int, total: int) -> None:
             if what not in tasks:

@@ -117,5 +117,5 @@ def test_the_table_of_faults_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
     assert len(named) > 15
     for module, test in named:
-        (path,) = tests.glob(f"*/{module}")
-        assert f"def {test}(" in path.read_text(), f"{module}::{test}"
+        texts = [path.read_text() for path in tests.glob(f"*/{module}")]
+        assert any(f"def {test}(" in text for text in texts), f"{module}::{test}"
