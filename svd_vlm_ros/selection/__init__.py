@@ -34,6 +34,7 @@ from svd_vlm_ros.selection.interface import (
 from svd_vlm_ros.selection.mmtok import MmTok
 from svd_vlm_ros.selection.scope import Scope
 from svd_vlm_ros.selection.svd import SvdPrune
+from svd_vlm_ros.selection.svd_cover import SvdCover
 from svd_vlm_ros.selection.svd_pivoted import SvdPivoted
 from svd_vlm_ros.selection.tome import ToMe
 from svd_vlm_ros.selection.trim import Trim
@@ -61,6 +62,7 @@ Kind = Literal["before", "inside"]
 # A new selector is one line here.
 _BEFORE: tuple[type[Any], ...] = (
     SvdPrune,
+    SvdCover,
     SvdPivoted,
     VisionZip,
     Hired,

@@ -22,8 +22,24 @@ from svd_vlm_ros.selection.greedy import greedy_coverage, greedy_volume
 
 # The others look at where a patch lies: `grid` by its rule, `random` by its draw, `visionzip`,
 # `vispruner` and `tome` because they split what is left by even and odd places.
-EQUIVARIANT = ("svd-pivoted", "hired", "trim", "divprune", "scope", "mmtok", "cdpruner", "norm")
-ONE_OF_TWO = ("svd-pivoted", "divprune", "scope", "cdpruner")  # never take the same thing twice
+EQUIVARIANT = (
+    "svd-cover",
+    "svd-pivoted",
+    "hired",
+    "trim",
+    "divprune",
+    "scope",
+    "mmtok",
+    "cdpruner",
+    "norm",
+)
+ONE_OF_TWO = (
+    "svd-cover",
+    "svd-pivoted",
+    "divprune",
+    "scope",
+    "cdpruner",
+)  # never take the same thing twice
 OF_PATCHES = [n for n in selector_names("before") if n not in ("none", "random", "grid", "tome")]
 
 
@@ -134,9 +150,20 @@ def test_the_volume_ends_where_the_span_is_full():
     assert greedy_volume(np.zeros((4, 4)), 2)[0] == []
 
 
-# Those that rounding to float16 hardly moves. `docs/selectors.md` has the figures of the others, and
-# why they are unsteady by their nature.
-STEADY = ("svd", "svd-pivoted", "visionzip", "hired", "trim", "divprune", "scope", "mmtok", "norm")
+# Those that rounding to float16 hardly moves. `docs/selectors.md` has the figures of the others,
+# which are unsteady by their nature.
+STEADY = (
+    "svd",
+    "svd-cover",
+    "svd-pivoted",
+    "visionzip",
+    "hired",
+    "trim",
+    "divprune",
+    "scope",
+    "mmtok",
+    "norm",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leverage-weighted coverage against a plain reading of its rule, and its adaptive budget."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
+
+GRID = (4, 6)
+COUNT = 24
+
+
+def by_hand(patches, beta, rank_energy, centre):
+    """Weights [n] and similarities [n][n], as lists."""
+    full = patches.double().numpy()
+    moved = full - full.mean(axis=0) if centre else full
+    u, s, _ = np.linalg.svd(moved, full_matrices=False)
+    k = int(np.argmax(np.cumsum(s**2) >= rank_energy * np.sum(s**2))) + 1
+    leverage = (u[:, :k] ** 2).sum(axis=1) / k
+    weights = [(1 - beta) / COUNT + beta * float(x) for x in leverage]
+    lengths = [math.sqrt(float(row @ row)) for row in full]
+    like = [
+        [max(0.0, float(full[i] @ full[j]) / (lengths[i] * lengths[j])) for j in range(COUNT)]
+        for i in range(COUNT)
+    ]
+    return weights, like
+
+
+def covered(weights, like, chosen):
+    return sum(weights[i] * max(like[i][j] for j in chosen) for i in range(COUNT))
+
+
+def greedily(weights, like, enough):
+    chosen = []
+    while not enough(chosen):
+        left = [j for j in range(COUNT) if j not in chosen]
+        chosen.append(max(left, key=lambda j: covered(weights, like, [*chosen, j])))
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"beta": 0.0}, {"beta": 1.0, "rank_energy": 0.5}, {"beta": 0.6, "centre": False}],
+)
+@pytest.mark.parametrize("budget", [1, 2, 5, 12, 23, 24])
+def test_it_keeps_what_covers(picture, options, budget):
+    features = picture(3, GRID)
+    given_ = {"beta": 0.3, "rank_energy": 0.9, "centre": True} | options
+    weights, like = by_hand(features.patches, **given_)
+    chosen = make_selector("svd-cover", **options)(features, Budget(budget))
+    wanted = greedily(weights, like, lambda found: len(found) == budget)
+    assert chosen.indices.tolist() == wanted
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), energy=st.floats(0.05, 1.0))
+def test_an_energy_is_a_share_of_the_picture_that_is_covered(picture, seed, energy):
+    features = picture(seed, GRID)
+    weights, like = by_hand(features.patches, 0.3, 0.9, True)
+    chosen = make_selector("svd-cover")(features, Budget(COUNT, energy)).indices.tolist()
+    wanted = greedily(weights, like, lambda k: k and covered(weights, like, k) >= energy - 1e-9)
+    assert chosen == wanted
+
+
+def test_a_rare_thing_and_the_rest_are_both_seen():
+    """Leverage alone gives a small budget to the rare thing; coverage alone comes to it last."""
+    generator = torch.Generator().manual_seed(0)
+    grass, sky, sign = torch.eye(12)[:3]
+    rows = torch.stack([*[grass] * 30, *[sky] * 25, *[sign] * 5]) * 4
+    patches = rows + 0.3 * torch.randn(60, 12, generator=generator)
+    features = VisualFeatures(patches, (6, 10))
+    shows = lambda i: "grass" if i < 30 else "sky" if i < 55 else "sign"  # noqa: E731
+    seen = {
+        name: {shows(i) for i in make_selector(name)(features, Budget(3)).indices.tolist()}
+        for name in ("svd", "svd-cover")
+    }
+    assert seen["svd-cover"] == {"grass", "sky", "sign"}
+    assert seen["svd"] == {"sign"}
+
+
+@pytest.mark.parametrize("options", [{"beta": 1.5}, {"beta": -0.1}, {"rank_energy": 0.0}])
+def test_options_out_of_range_are_told(options):
+    with pytest.raises(UserError, match="from 0 to 1"):
+        make_selector("svd-cover", **options)
