@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ DESCRIPTION = f"{PACKAGE}/msg/SceneDescription"
 def definitions_folder() -> Path:
     """Where the .msg files lie: <prefix>/share/svd_vlm_ros/msg, or the checkout's msg/."""
     package = Path(svd_vlm_ros.__file__).parent
-    for parent in package.parents:
+    for parent in (*package.parents, Path(sys.prefix)):
         for folder in (parent / "share" / PACKAGE / "msg", parent / "msg"):
             if (folder / "SceneDescription.msg").is_file():
                 return folder
