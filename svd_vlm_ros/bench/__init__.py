@@ -6,3 +6,5 @@
 the selectors alone (`selectors`). `report` turns records into tables. Stock and engine run on one
 set of weights in memory.
 """
+
+STOCK = "stock"  # the row of transformers' generate; here, since tables need no torch

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from svd_vlm_ros.bench import STOCK
 from svd_vlm_ros.bench.memory import measured_peak
 from svd_vlm_ros.bench.samples import Spread, spreads
 from svd_vlm_ros.bench.stock import Stock
@@ -22,7 +23,6 @@ from svd_vlm_ros.planning.flops import PAPER_TOKENS
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
 
-STOCK = "stock"
 QUESTION = "What stands in front of the robot, and is there room to pass it on the left?"
 YES_NO = "Is the path clear?"
 CHOICES = ("Yes", "No")

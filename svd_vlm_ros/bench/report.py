@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svd_vlm_ros.bench.answers import STOCK
+from svd_vlm_ros.bench import STOCK
 
 Record = dict[str, Any]
 COMPARED = ("first_token", "answer", "yes_no")

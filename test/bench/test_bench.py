@@ -2,6 +2,8 @@
 """The benchmark on models that take a second: every number is there, and means what it says."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -207,19 +209,13 @@ def test_pictures_are_square_and_alike():
     assert np.array_equal(picture, make_picture(100))
 
 
+@pytest.mark.timeout(400)  # three processes
 def test_the_command_writes_its_tables_after_each_precision(svd_vlm, tmp_path):
     ran = svd_vlm(
         *("bench", "--model", "random:tiny", "--precision", "fp32,int8", "--rows", "stock,16"),
-        *(
-            "--rounds",
-            "1",
-            "--answer-tokens",
-            "2",
-            "--device",
-            "cpu",
-            "--save",
-            tmp_path / "a" / "b",
-        ),
+        *("--rounds", "1", "--answer-tokens", "2", "--device", "cpu", "--tables", "answers"),
+        *("--save", tmp_path / "a" / "b"),
+        timeout=390,
     )
     assert ran.status == 0, ran.err
     assert "int8: what it is worth" in ran.out
@@ -246,6 +242,11 @@ def test_what_was_measured_is_not_lost_with_what_fails(monkeypatch, tmp_path):
     assert ran.exit_code == 1
     assert "fp32: what it is worth" in ran.stdout
     assert json.loads((tmp_path / "kept.json").read_text())["records"][0]["answers"]
+
+
+def test_tables_need_no_torch():
+    code = "import sys, svd_vlm_ros.bench.report\nassert 'torch' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", code], cwd="/", timeout=60, check=True)
 
 
 def test_mistakes_of_the_command():
