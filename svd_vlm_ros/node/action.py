@@ -12,9 +12,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.qos import QoSProfile
 
 from svd_vlm_ros.action import StreamAnswer
-from svd_vlm_ros.node.handling import Ticket
+from svd_vlm_ros.node.handling import MANY_REQUESTS, Ticket
 from svd_vlm_ros.node.messages import fill_response
 from svd_vlm_ros.node.requests import Status
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from svd_vlm_ros.node.handling import Handler
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
+FEEDBACK = 100  # depth of its publisher
 KEEP_RESULT = 60  # s that a client has to fetch its result; rclpy's 900 s would add up
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a character
 
@@ -40,6 +42,10 @@ class StreamAction:
             self._execute,
             callback_group=handler.group,
             cancel_callback=self._cancel,
+            goal_service_qos_profile=MANY_REQUESTS,
+            result_service_qos_profile=MANY_REQUESTS,
+            cancel_service_qos_profile=MANY_REQUESTS,
+            feedback_pub_qos_profile=QoSProfile(depth=FEEDBACK),
             result_timeout=KEEP_RESULT,
         )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from svd_vlm_ros.node.answering import Asked, canceled, refused
@@ -28,6 +29,8 @@ DEACTIVATED = RequestError(
     Status.NOT_ACTIVE,
     "The node was deactivated before the model began: ask again when it is active.",
 )
+# ROS's own 10 would lose the eleventh of many requests that come at once, without a word.
+MANY_REQUESTS = QoSProfile(depth=1000)
 LATE = 0.1  # s that the engine has after the deadline to hand over what it has said so far
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svd_vlm_ros.node.handling import Ticket
+from svd_vlm_ros.node.handling import MANY_REQUESTS, Ticket
 from svd_vlm_ros.node.messages import fill_response
 from svd_vlm_ros.srv import AskScene
 
@@ -20,7 +20,11 @@ class AskService:
     def __init__(self, node: PerceptionNode, handler: Handler) -> None:
         self._handler = handler
         self.service = node.create_service(
-            AskScene, "ask_scene", self._on_ask, callback_group=handler.group
+            AskScene,
+            "ask_scene",
+            self._on_ask,
+            qos_profile=MANY_REQUESTS,
+            callback_group=handler.group,
         )
 
     async def _on_ask(self, request: Any, response: Any) -> Any:

@@ -70,12 +70,12 @@ def test_a_manager_takes_the_node_through_its_states(robot: Robot, manager: Mana
     assert manager.change("activate")
     assert robot.ask().status == Reply.OK
 
-    engine = weakref.ref(robot.node.inference)
+    thread = weakref.ref(robot.node.inference)
     assert manager.change("deactivate")
     assert manager.change("cleanup")
     assert manager.state() == "unconfigured"
     gc.collect()
-    assert engine() is None, "nothing holds the model's thread"
+    assert thread() is None, "nothing holds the model's thread"
     assert not robot.node.cameras
 
     assert manager.change("configure")
@@ -101,6 +101,80 @@ def test_cleanup_closes_the_engine(
     thread = inference.thread_id
     assert manager.change("cleanup")
     assert closed == [thread]
+
+
+def test_cleanup_gives_the_memory_back(
+    robot: Robot, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weight and no scene of the model is left, whatever was asked and described with it."""
+    weights: list[weakref.ref] = []
+    scenes: list[weakref.ref] = []
+    load, see = SceneEngine.load, SceneEngine.see
+
+    def loaded(*args: Any, **options: Any) -> SceneEngine:
+        engine = load(*args, **options)
+        weights.extend(weakref.ref(one) for one in engine._loaded.model.parameters())
+        return engine
+
+    def seen(*args: Any, **options: Any) -> Any:
+        scene = see(*args, **options)
+        scenes.append(weakref.ref(scene))
+        return scene
+
+    monkeypatch.setattr(SceneEngine, "load", loaded)
+    monkeypatch.setattr(SceneEngine, "see", seen)
+    robot.node.set_parameters([Parameter("description_period", value=0.1)])
+    for _ in range(2):
+        assert manager.change("configure")
+        assert manager.change("activate")
+        robot.show(image_message(picture(1)))
+        assert robot.ask().status == Reply.OK
+        assert robot.ask(choices=["yes", "no"]).status == Reply.OK
+        assert manager.change("deactivate")
+        assert manager.change("cleanup")
+        gc.collect()
+        assert weights
+        assert not [one for one in weights if one() is not None]
+        assert not [one for one in scenes if one() is not None]
+        weights.clear()
+
+
+def test_another_model_and_other_cameras_when_it_is_activated_again(
+    robot: Robot, manager: Manager
+) -> None:
+    def set_parameter(name: str, value: Any) -> Any:
+        (done,) = robot.node.set_parameters([Parameter(name, value=value)])
+        return done
+
+    assert manager.change("configure")
+    assert manager.change("activate")
+    refused = set_parameter("precision", "bf16")
+    assert not refused.successful
+    assert "deactivate it before" in refused.reason
+    assert manager.change("deactivate")
+    first = robot.node.inference
+    assert manager.change("activate")
+    assert robot.node.inference is first, "nothing has changed"
+    assert manager.change("deactivate")
+    assert set_parameter("precision", "bf16").successful
+    assert set_parameter("camera.camera.topic", "elsewhere").successful
+    assert manager.change("activate")
+    robot.show(image_message(picture(1)))
+    reply = robot.ask()
+    assert (reply.status, reply.stats.precision) == (Reply.OK, "bf16")
+    assert robot.node.cameras["camera"].topic == "/elsewhere"
+
+    assert manager.change("deactivate")
+    assert set_parameter("model", "nobody/nothing").successful
+    assert not manager.change("activate")
+    assert manager.state() == "inactive"
+    reply = robot.ask()
+    assert reply.status == Reply.NOT_ACTIVE
+    assert "svd-vlm download nobody/nothing" in reply.message
+    assert set_parameter("model", "random:tiny").successful
+    assert manager.change("activate")
+    robot.show(image_message(picture(2)))
+    assert robot.ask().status == Reply.OK
 
 
 def test_the_node_is_served_while_it_loads(
@@ -186,8 +260,9 @@ def test_deactivate_ends_what_waits(robot: Robot, monkeypatch: pytest.MonkeyPatc
         return see(*args, **options)
 
     monkeypatch.setattr(SceneEngine, "see", wait_and_see)
-    current, waiting = robot.send(), robot.send()
+    current = robot.send()
     assert began.wait(60)
+    waiting = robot.send()
     wait_until(lambda: robot.node.inference.waiting() == 1)
     assert manager.change("deactivate")
     reply = robot.result(waiting)

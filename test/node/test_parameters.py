@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.action import get_action_server_names_and_types_by_node
 from rclpy.parameter import Parameter
 from robot import Robot, image_message, picture, wait_until
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.parameter_list import CAMERA_PARAMETERS, PARAMETERS, Spec, When
-from svd_vlm_ros.node.parameters import Settings
+from svd_vlm_ros.node.parameter_list import (
+    CAMERA_PARAMETERS,
+    FACT_PARAMETERS,
+    PARAMETERS,
+    Spec,
+    When,
+)
+from svd_vlm_ros.node.parameters import Settings, parse_options
 from svd_vlm_ros.srv import AskScene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,11 +70,17 @@ def test_the_page_has_every_parameter_with_its_default() -> None:
     told = dict(re.findall(r"^\| `([a-z_.<>]+)` \| (.*?) \|", page, flags=re.MULTILINE))
     wanted = {spec.name: spec.default for spec in PARAMETERS}
     wanted |= {f"camera.<name>.{spec.name}": spec.default for spec in CAMERA_PARAMETERS}
+    wanted |= {f"fact.<name>.{spec.name}": spec.default for spec in FACT_PARAMETERS}
     wanted["camera.<name>.topic"] = "image"
     for name, default in wanted.items():
         assert name in told, f"docs/node.md lacks {name}"
         assert yaml.safe_load(told[name].replace("`", "").split(" (")[0]) == default, name
-    assert set(wanted) >= NAMES
+    assert {name for name in told if not name.startswith("~")} >= NAMES
+    for spec in (*PARAMETERS, *CAMERA_PARAMETERS, *FACT_PARAMETERS):
+        when = re.findall(
+            rf"^\| `(?:[a-z]+\.<name>\.)?{spec.name}` \|.*?\|.*?\| (\w+) \|", page, re.M
+        )
+        assert spec.when.value in when, f"docs/node.md says of {spec.name}: {when}"
 
 
 def test_every_parameter_reaches_the_settings() -> None:
@@ -135,10 +148,11 @@ def test_live_changes_reach_the_next_request(robot: Robot) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
-        ("model", "scout", "unconfigured"),
-        ("precision", "int4", "unconfigured"),
-        ("cameras", ["other"], "unconfigured"),
-        ("camera.camera.topic", "elsewhere", "unconfigured"),
+        ("model", "scout", "not active"),
+        ("precision", "int4", "not active"),
+        ("cameras", ["other"], "not active"),
+        ("camera.camera.topic", "elsewhere", "not active"),
+        ("selector_options", ["fast"], "name=value"),
         ("autostart", False, "read-only"),
         ("visual_tokens", 0, "Min: 1, Max: 65535"),
         ("energy", 1.5, "Min: 0.0, Max: 1.0"),
@@ -164,6 +178,8 @@ def test_refused_changes(robot: Robot, name: str, value: object, named: str) -> 
         ({"cameras": ["a", "a"]}, "twice"),
         ({"cameras": ["front"], "camera.camera.topic": "x"}, "cameras names only front"),
         ({"camera.left.topic": "x"}, "add 'left' there"),
+        ({"fact.door.question": "x"}, "facts does not name 'door'"),
+        ({"facts": ["1st"]}, "begins with a letter"),
     ],
 )
 def test_impossible_values_at_the_start(robot: Robot, given: dict, named: str) -> None:
@@ -178,3 +194,33 @@ def test_whole_numbers_serve_as_numbers() -> None:
     assert Spec("x", 2.0, "", low=0.0, high=9.0).convert(3) == 3.0
     with pytest.raises(UserError):
         Spec("x", 2, "").convert(True)
+
+
+def test_options_of_a_selector() -> None:
+    options = parse_options(["relevance=words", "layer = 3", "merge=True", "clip=a/b"])
+    assert options == {"relevance": "words", "layer": 3, "merge": True, "clip": "a/b"}
+
+
+def test_the_page_has_every_topic_service_and_action(robot: Robot) -> None:
+    """And names none that the node does not have; what every lifecycle node has is left out."""
+    page = (ROOT / "docs" / "node.md").read_text()
+    rows = re.findall(r"^\| (service|action|published|subscribed) \| `([^`]+)` \|", page, re.M)
+    told = {(kind, name) for kind, name in rows}
+    mine, place = ("perception", "/"), robot.other
+    wait_until(lambda: place.get_service_names_and_types_by_node(*mine))
+    wait_until(lambda: get_action_server_names_and_types_by_node(place, *mine))
+    found = {
+        "service": place.get_service_names_and_types_by_node(*mine),
+        "action": get_action_server_names_and_types_by_node(place, *mine),
+        "published": place.get_publisher_names_and_types_by_node(*mine),
+    }
+    had = {
+        (kind, name.replace("/perception/", "~/") if kind == "published" else name)
+        for kind, names in found.items()
+        for name, _ in names
+        if not re.search(r"_action/|/parameter|/get_|/set_|/list_|/describe_|/change_state", name)
+        and not re.search(r"rosout|transition_event|/clock|type_description", name)
+    }
+    assert {(kind, name.removeprefix("/")) for kind, name in had} == {
+        (kind, name.removeprefix("/")) for kind, name in told if kind != "subscribed"
+    }

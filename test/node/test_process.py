@@ -6,11 +6,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
 
+from svd_vlm_ros.action import StreamAnswer
 from svd_vlm_ros.node.process import END_WITHIN
 
 PATIENCE = 90.0  # s; a bound against hanging
@@ -78,6 +87,81 @@ def test_ends_while_it_is_active(start: Start) -> None:
     node = start(NODE, *TINY)
     wait_for(node, "Active: ask on /ask_scene.")
     ending(node, signal.SIGINT)
+
+
+class Remote:
+    """Talks to the node in the other process."""
+
+    def __init__(self, domain: int) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node("remote", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def spin_until(self, done: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not done():
+            assert time.monotonic() < end
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def change(self, *transitions: int) -> None:
+        client = self.node.create_client(ChangeState, "perception/change_state")
+        self.spin_until(client.service_is_ready)
+        for transition in transitions:
+            request = ChangeState.Request(transition=Transition(id=transition))
+            future = client.call_async(request)
+            self.spin_until(future.done)
+            assert future.result().success
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture
+def remote(ros_domain: int) -> Iterator[Remote]:
+    made = Remote(ros_domain)
+    yield made
+    made.close()
+
+
+CONFIGURE, SHUTDOWN = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("transitions", [[CONFIGURE], [SHUTDOWN]], ids=["inactive", "finalized"])
+def test_ends_in_other_states(
+    start: Start, remote: Remote, transitions: list[int], number: signal.Signals
+) -> None:
+    node = start(NODE, *TINY, "-p", "autostart:=false")
+    remote.change(*transitions)
+    ending(node, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_while_it_answers(start: Start, remote: Remote, number: signal.Signals) -> None:
+    """With a thousand tokens to go; whoever asked still gets a reply, or none at all."""
+    answering = ["-p", "allow_random_model:=true", "-p", "description_period:=0.0"]
+    node = start(NODE, *TINY, *answering)
+    publisher = remote.node.create_publisher(Image, "image", 1)
+    picture = Image(height=4, width=4, step=12, encoding="rgb8", data=bytes(48))
+    heard: list[Any] = []
+    client = ActionClient(remote.node, StreamAnswer, "stream_answer")
+    wait_for(node, "Active: ask on /ask_scene.")
+    remote.spin_until(client.server_is_ready)
+
+    def hears() -> list[Any]:
+        publisher.publish(picture)
+        if not heard:
+            goal = StreamAnswer.Goal(question="what is there?", max_new_tokens=1024)
+            client.send_goal_async(goal, feedback_callback=heard.append)
+        return heard
+
+    remote.spin_until(hears)
+    ending(node, number)
+    client.destroy()
 
 
 def test_ends_unconfigured(start: Start) -> None:
