@@ -66,7 +66,7 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "selector",
             default_value="svd",
-            description="method that chooses the visual tokens: svd, none, random, grid or norm",
+            description="method that chooses the visual tokens, one of those of docs/selectors.md",
         ),
         DeclareLaunchArgument(
             "visual_tokens",

@@ -65,6 +65,12 @@ class LiveChanges:
         if parameters.changes_selection(changed):
             self._use_selector()
 
+    def catch_up(self, loaded: Settings) -> None:
+        """Obey what was set while the model was being loaded with these settings."""
+        settings = self._node.settings
+        if _selection(settings) != _selection(loaded):
+            self._use_selector()
+
     def lower_budget(self, model: str) -> None:
         """Halve the number of visual tokens after the device was out of memory again and again."""
         node, settings = self._node, self._node.settings
@@ -131,3 +137,7 @@ class LiveChanges:
                 Parameter("token_cap", value=good.token_cap),
             ]
         )
+
+
+def _selection(settings: Settings) -> tuple[object, ...]:
+    return settings.selector, settings.selector_options, settings.token_cap

@@ -232,6 +232,7 @@ class PerceptionNode(BackgroundLifecycleNode):
             if not isinstance(inference.load_error, UserError):
                 self.get_logger().error("".join(traceback.format_exception(inference.load_error)))
             raise UserError(loading.load_sentence(settings.model, inference.load_error))
+        self._live.catch_up(settings)
         self._say_ready(settings)
 
     def _say_ready(self, settings: Settings) -> None:

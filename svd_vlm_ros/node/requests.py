@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from svd_vlm_ros.facts import MAX_CHOICES
+
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import Answer
 
 MAX_NEW_TOKENS = 1024
-MAX_CHOICES = 64
 MAX_SECONDS = 86_400.0  # longest timeout and image age that can be asked for; one day
 NANOSECONDS = 1_000_000_000
 # Control characters but tab and line breaks, and halves of surrogate pairs.

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svd_vlm_ros.facts import MAX_CHOICES
 from svd_vlm_ros.node.requests import (
-    MAX_CHOICES,
     NANOSECONDS,
     Frame,
     Limits,
