@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
-from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.llava.preprocess import Framing
 from svd_vlm_ros.selection import Need, VisualFeatures, make_selector, selector_kind
 
@@ -59,9 +58,8 @@ def look(
     return Looked(shape, engine.features(image, needs), engine.framing(image))
 
 
-def see(engine: SceneEngine, looked: Looked, cell: Cell, options: Mapping[str, Any]) -> Scene:
-    """A scene as a cell wants it. `UserError`: the selector or its budget is impossible here."""
-    engine.use_selector(cell.selector, visual_tokens=cell.tokens, **options)
+def see(engine: SceneEngine, looked: Looked) -> Scene:
+    """A scene by the selector that the engine uses now. `UserError`: it can't do this picture."""
     return engine.see_features(looked.features, looked.framing, looked.shape)
 
 

@@ -107,11 +107,16 @@ class Shard:
         """Whether nothing is left to ask in a cell."""
         return all(self.folder.has(cell.key, item.id) for item in items)
 
-    def refuse(self, cell: Cell, picture: str, reason: str) -> None:
-        """Record why a cell could not answer; after a few pictures without any answer, give up."""
+    def refuse(self, cell: Cell, picture: str, reason: str, whatever_picture: bool = False) -> None:
+        """Record why a cell could not answer.
+
+        The cell is given up where it is not the picture's fault, or after a few pictures without
+        any answer.
+        """
         self.write([{"record": "refused", "cell": cell.key, "picture": picture, "reason": reason}])
         refused = self.folder.refused[cell.key]
-        if not self.folder.answers.get(cell.key) and len(refused) >= REFUSALS:
+        none_yet = not self.folder.answers.get(cell.key)
+        if whatever_picture or (none_yet and len(refused) >= REFUSALS):
             self.impossible.add(cell)
 
     def write(self, lines: list[dict[str, Any]]) -> None:
@@ -218,7 +223,13 @@ def _run_condition(
         shard.told(f"{cell.precision} {cell.selector} {cell.tokens}", shard.done, shard.total)
         if cell not in shard.impossible:
             try:
-                scene = see(engine, looked, cell, run.options(cell))
+                engine.use_selector(cell.selector, visual_tokens=cell.tokens, **run.options(cell))
+            except UserError as error:
+                shard.refuse(cell, key, str(error), whatever_picture=True)
+                shard.done += len(items)
+                continue
+            try:
+                scene = see(engine, looked)
                 # All of the picture's questions, also where a killed run left some of the answers:
                 # another batch may round otherwise in 16 bits.
                 answers = engine.ask_many(
@@ -275,7 +286,8 @@ def _time_cells(
     wanted = [
         cell
         for cell in cells
-        if cell not in shard.impossible and len(shard.folder.times.get(cell.key, [])) < run.times
+        if shard.folder.answers.get(cell.key)
+        and len(shard.folder.times.get(cell.key, [])) < run.times
     ]
     if run.rank or not wanted:
         return

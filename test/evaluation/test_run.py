@@ -22,6 +22,8 @@ from svd_vlm_ros.evaluation.report import report_html
 from svd_vlm_ros.evaluation.runner import Run, run_shard
 from svd_vlm_ros.evaluation.tasks import open_task
 
+pytestmark = pytest.mark.timeout(400)  # whole runs, and a process's start, on a busy machine
+
 SELECTORS = ("none", "svd", "visionzip", "trim", "fastv")
 CONDITIONS = ("clean", "fog 3", "rephrased")
 
@@ -118,7 +120,6 @@ def test_the_page_shows_what_was_kept_and_said(whole: tuple[Run, Folder]) -> Non
     assert all(item.question in text for item in run.task.items[:1])
 
 
-@pytest.mark.timeout(400)  # two processes' start on a busy machine
 def test_a_killed_run_goes_on_to_the_same_answers(
     whole: tuple[Run, Folder], tmp_path: Path
 ) -> None:
