@@ -21,6 +21,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from soak_common import (
     CAMERAS,
@@ -75,7 +76,9 @@ class Clients:
         self.faults: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._node, self._options, self._stopped = node, options, stopped
-        self._service = node.create_client(AskScene, "ask_scene")
+        # ROS gives a client room for 10 requests and replies: more at once are lost on its side.
+        many = QoSProfile(depth=1000)
+        self._service = node.create_client(AskScene, "ask_scene", qos_profile=many)
         self._action = ActionClient(node, StreamAnswer, "stream_answer")
         self._state = node.create_client(ChangeState, "perception/change_state")
         self._set = node.create_client(SetParameters, "perception/set_parameters")

@@ -122,7 +122,7 @@ def main() -> None:
     warm_up = min(WARM_UP, 60.0 * options["minutes"] / 5)
     memory: list[tuple[float, float]] = []
     begun = saved = time.monotonic()
-    broken = begun + 2 * options["fault_every"]
+    broken: float | None = None  # when the next fault is due, once there are requests
 
     def tell() -> None:
         save(folder, "node", figures(node, faults, lateness, memory, warm_up))
@@ -134,11 +134,13 @@ def main() -> None:
             raise SystemExit(node.fatal)
         if node.serving is not None and lateness is None:
             lateness = Lateness(node, options["minutes"])  # loading is not serving
-        if options["fault_every"] and now >= broken:
+        if broken is not None and now >= broken:
             broken = now + options["fault_every"]
             faults.inject()
         if now - saved >= SAVE_EVERY:
             saved = now
+            if broken is None and options["fault_every"] and node.snapshot().by_status:
+                broken = now
             if now - begun > warm_up:
                 memory.append((now, resident_bytes() / MIB))
             threading.Thread(target=tell).start()  # the disk must not make the timer late
