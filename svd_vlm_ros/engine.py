@@ -12,7 +12,8 @@ continues from there, and questions that wait together are answered in one batch
 looks at the question can't share: then `see` encodes, and each question does the rest for itself
 (`Scene.shareable`).
 
-`engine_looking` makes scenes, `engine_asking` answers, `engine_types` has the values.
+`engine_loading` brings the parts, `engine_looking` makes scenes, `engine_asking` answers,
+`engine_types` has the values.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from svd_vlm_ros.engine_asking import Asker
+from svd_vlm_ros.engine_loading import load_parts
 from svd_vlm_ros.engine_looking import Looker, Rule
 from svd_vlm_ros.engine_types import (
     Answer,
@@ -35,12 +37,9 @@ from svd_vlm_ros.engine_types import (
     SceneTimings,
     Stopwatch,
 )
-from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.language import LanguageModel
-from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava, load_llava
-from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
-from svd_vlm_ros.llava.preprocess import ASPECTS, Framing, check_image
+from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava
+from svd_vlm_ros.llava.preprocess import Framing, check_image
 from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
 from svd_vlm_ros.selection import Budget, Need, VisualFeatures, make_budget, make_selector
 
@@ -114,37 +113,18 @@ class SceneEngine:
         Raises:
             UserError: the model is not on this machine, or an argument is out of its range.
         """
-        if aspect not in ASPECTS:
-            raise UserError(f"There is no aspect '{aspect}': take one of {', '.join(ASPECTS)}.")
-        if cpu_threads < 0:
-            raise UserError(f"cpu_threads must be 0 or more, not {cpu_threads}.")
-        make_budget(visual_tokens, token_cap)
-        options = dict(selector_options or {})
-        if selector == "random":
-            options.setdefault("seed", seed)
-        chooses = make_selector(selector, **options)
-        if cpu_threads:
-            torch.set_num_threads(cpu_threads)
-        loaded = load_llava(model, precision=precision, device=device, seed=seed)
-        if compile and loaded.device.type != "cuda":
-            raise UserError("compile needs CUDA: leave it out on a CPU.")
-        rows, columns = loaded.pictures.grid
-        info = EngineInfo(
-            model=model,
+        loaded, info, chooses = load_parts(
+            model,
             precision=precision,
-            dtype=str(loaded.dtype).removeprefix("torch."),
-            device=str(loaded.device),
             selector=selector,
             visual_tokens=visual_tokens,
             token_cap=token_cap,
-            visual_tokens_total=rows * columns,
-            grid=(rows, columns),
-            image_size=loaded.pictures.size,
+            device=device,
             aspect=aspect,
-            context=text_config(loaded.model.config).max_position_embeddings,
-            random_weights=loaded.random_weights,
-            weight_bytes=weight_bytes(loaded.model),
-            quantized_layers=quantized_layers(loaded.model),
+            cpu_threads=cpu_threads,
+            selector_options=selector_options,
+            seed=seed,
+            compiled=compile,
         )
         return cls(loaded, info, chooses, system_prompt, compile)
 

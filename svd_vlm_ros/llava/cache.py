@@ -100,10 +100,11 @@ class Workspace:
         end = start + keys.shape[2]
         if end > self.capacity:
             self._allocate(2 * end)
-        self.keys[layer][:, :, start:end] = keys
-        self.values[layer][:, :, start:end] = values
+        held, shown = self.keys[layer], self.values[layer]
+        held.narrow(2, start, end - start).copy_(keys)
+        shown.narrow(2, start, end - start).copy_(values)
         self.lengths[layer] = end
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        return held.narrow(2, 0, end), shown.narrow(2, 0, end)
 
     def keep(self, reader: object) -> Prefix:
         """A copy of all that is held, which has to be of one length in all layers, as a prefix.

@@ -67,6 +67,7 @@ class Decoder:
             places = torch.arange(config.max_position_embeddings, device=self.device)[None]
             model_rows = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
             cosines, sines = stock.rotary_emb(model_rows, places)
+            sines[..., : self.head_size // 2].neg_()  # see `rotate`
         self.cosines, self.sines = cosines[0], sines[0]
 
     def workspace(self) -> Workspace:
@@ -163,8 +164,10 @@ class Decoder:
     ) -> tuple[Tensor, Tensor]:
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
-        queries = rotate(self.split(attention.q_proj(normed), self.heads), *turn)
-        keys = rotate(self.split(attention.k_proj(normed), self.cached_heads), *turn)
+        # Turned together: for a single token it is the number of operations that costs.
+        both = torch.cat((attention.q_proj(normed), attention.k_proj(normed)), dim=1)
+        turned = rotate(self.split(both, self.heads + self.cached_heads), *turn)
+        queries, keys = turned.split((self.heads, self.cached_heads), dim=1)
         values = self.split(attention.v_proj(normed), self.cached_heads)
         keys, values = cache.append(index, keys, values)
         seen = self.attend(queries, keys, values, mask)
@@ -202,7 +205,9 @@ class Decoder:
 
 
 def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn states [1, heads, n, d] by the rotary angles of their positions [n, d]."""
-    half = states.shape[-1] // 2
-    crossed = torch.cat((-states[..., half:], states[..., :half]), dim=-1)
-    return states * cosines + crossed * sines
+    """Turn states [1, heads, n, d] by the rotary angles of their positions [n, d].
+
+    The first half of `sines` is negative: x * cos + (-x2, x1) * sin, as Llama has it, is then
+    x * cos + (x2, x1) * sines.
+    """
+    return states * cosines + states.roll(states.shape[-1] // 2, -1) * sines
