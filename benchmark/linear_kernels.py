@@ -22,12 +22,21 @@ ROWS = (1, 8, 16, 66, 576)
 Product = Callable[[Tensor], Tensor]
 
 
-def bitsandbytes(weight: Tensor, precision: str) -> Product:
+def bitsandbytes(weight: Tensor, precision: str) -> nn.Sequential:
     outputs, inputs = weight.shape
     layer = nn.Sequential(nn.Linear(inputs, outputs, bias=False, dtype=torch.bfloat16)).eval()
     layer.requires_grad_(False)
     layer[0].weight.data.copy_(weight)
     quantize_linears(layer, precision, torch.bfloat16)
+    return layer.eval()
+
+
+def lean_int8(weight: Tensor) -> Product:
+    """What this package runs: bitsandbytes' weights and integers, fewer passes around them."""
+    from svd_vlm_ros.llava.int8 import make_lean
+
+    layer = bitsandbytes(weight, "int8")
+    make_lean(layer)
     return layer.eval()
 
 
@@ -90,6 +99,7 @@ def main() -> None:
         products: dict[str, Product] = {
             "bf16": lambda rows, half=half: nn.functional.linear(rows, half),
             "bitsandbytes int8": bitsandbytes(weight, "int8"),
+            "bitsandbytes int8, lean": lean_int8(weight),
             "bitsandbytes NF4": bitsandbytes(weight, "int4"),
             "torch int8, weights only": torch_int8_weight_only(weight),
             "torch int8, both": torch_int8_both(weight),

@@ -2,8 +2,8 @@
 """bitsandbytes' int8 layers on a CPU, with a leaner product around the same integers.
 
 Weights and scales stay bitsandbytes'. Its product, row by row in int8, is the same as well; but it
-goes through float16 and scales in several passes, which for one row costs a third on top and for
-hundreds of rows half (`docs/performance.md`). Results differ by the rounding of the output only.
+goes through float16 and scales in several passes, in each of hundreds of layers. Results differ by
+the rounding of the output only; `docs/performance.md` has the times.
 
 Import this only after `precision.import_bitsandbytes()`.
 """
