@@ -17,6 +17,7 @@ from svd_vlm_ros.selection.interface import (
     VisualFeatures,
     keep_highest,
 )
+from svd_vlm_ros.selection.sets import gram
 
 Rank = Literal["energy", "budget"]
 
@@ -56,10 +57,11 @@ class SvdPrune:
     those of a full SVD in float64 (`test/selection/test_svd.py`). In float32 they would not: there
     the scores of random 576 x 1024 matrices were off by up to 2e-6, neighbours in the ranking lie
     closer than that, and the kept sets of 2 matrices in 105 differed. In float64 the scores were
-    off by 1e-16 and no set differed. It costs some 25 ms more than float32 for 576 x 1024 on one
-    CPU core, and no setting such as TF32 can touch it. The small eigenproblem is always solved on
-    the CPU: GPU solvers are slow on one small matrix. (Where the k-th and the next singular value
-    are equal to the last digit, U_k is not defined, and no two methods need agree.)
+    off by 1e-16 and no set differed. For 576 x 1024 it takes 45 to 50 ms of one CPU core,
+    where float32 takes half of that (`docs/selectors.md` says what else was weighed), and no
+    setting such as TF32 can touch it. The small eigenproblem is always solved on the CPU: GPU
+    solvers are slow on one small matrix. (Where the k-th and the next singular value are equal to
+    the last digit, U_k is not defined, and no two methods need agree.)
 
     Attributes:
         rank: how k is chosen.
@@ -122,10 +124,12 @@ def dominant_subspace(
     *,
     largest_rank: int | None = None,
     centre: bool = False,
+    products: Tensor | None = None,
 ) -> Tensor:
     """U_k: what spans the columns of a matrix but for a rest of its energy; see `SvdPrune`.
 
-    Takes what `leverage` takes.
+    Takes what `leverage` takes, and in `products` the scalar products of the rows (centred, where
+    that is wanted), float64 [n, n], where they are known already.
 
     Returns:
         float64 [n, k], orthonormal columns, on the device of `patches`; k = 0 for a matrix of
@@ -136,9 +140,12 @@ def dominant_subspace(
         matrix = matrix - matrix.mean(dim=0)
     rows, columns = matrix.shape
     wide = rows <= columns
-    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    if not wide:
+        products = gram(matrix.T)
+    elif products is None:
+        products = gram(matrix)
     # eigh returns ascending eigenvalues: the squared singular values, S^2, from the other end.
-    energies, vectors = torch.linalg.eigh(gram.cpu())
+    energies, vectors = torch.linalg.eigh(products.cpu())
     energies = energies.flip(0).clamp(min=0.0)
     if not float(energies[0]) > 0.0:
         return matrix[:, :0]
