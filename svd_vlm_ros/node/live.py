@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ class LiveChanges:
 
     def __init__(self, node: PerceptionNode) -> None:
         self._node = node
+        self._taking_back = False
         self._known_good: tuple[Serving, Settings] | None = None  # what the engine obeys
 
     def check(self, changed: Sequence[Parameter]) -> None:
@@ -62,7 +64,7 @@ class LiveChanges:
                 node.get_logger().warning(
                     f"Fact '{silent[0]}' is not asked: set the parameter fact.{silent[0]}.question."
                 )
-        if parameters.changes_selection(changed):
+        if parameters.changes_selection(changed) and not self._taking_back:
             self._use_selector()
 
     def catch_up(self, loaded: Settings) -> None:
@@ -113,7 +115,7 @@ class LiveChanges:
             if not why:
                 self._known_good = (configured, settings)
             else:
-                node.in_executor(self._take_back, why)
+                node.in_executor(functools.partial(self._take_back, settings), why)
 
         job: Job[str] = Job(
             work,
@@ -123,13 +125,16 @@ class LiveChanges:
         )
         configured.inference.submit(job, _CONTROLS)
 
-    def _take_back(self, why: str) -> None:
-        """Set the parameters to the values that the engine still obeys."""
+    def _take_back(self, failed: Settings, why: str) -> None:
+        """Set the parameters to the values that the engine still obeys, where they are the same."""
         node = self._node
-        node.fault(f"{why} The former one stays in use.")
+        node.fault(f"The former selector stays in use. {why}")
         if self._known_good is None or self._known_good[0] is not node.configured:
             return
+        if _selection(node.settings) != _selection(failed):
+            return  # another one was set meanwhile
         good = self._known_good[1]
+        self._taking_back = True  # the engine obeys these already
         node.set_parameters(
             [
                 Parameter("selector", value=good.selector),
@@ -137,6 +142,7 @@ class LiveChanges:
                 Parameter("token_cap", value=good.token_cap),
             ]
         )
+        self._taking_back = False
 
 
 def _selection(settings: Settings) -> tuple[object, ...]:

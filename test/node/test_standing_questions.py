@@ -170,7 +170,7 @@ def test_a_picture_without_news_is_not_described_again(
     assert again.stats.encode_seconds == again.stats.decode_seconds == 0
     assert again.header == first.header, "the picture that the words are about"
     assert [fact.value for fact in again.facts] == [fact.value for fact in got[0].facts]
-    assert robot.node.snapshot().repeated >= 1
+    wait_until(lambda: robot.node.snapshot().repeated >= 1)
     assert robot.ask().header == second.header, "a question always gets the newest picture"
 
     small = noisy.copy()
