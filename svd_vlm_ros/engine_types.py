@@ -147,8 +147,9 @@ class AnswerTimings:
         decode: writing the tokens after the first.
         first_token: from the call until the first token was known.
         total: the whole call.
-        select: choosing this question's visual tokens; 0.0 where the scene is shared.
-        project: projecting them; 0.0 where the scene is shared.
+        select: choosing this question's visual tokens; 0.0 where the scene is shared, and inside
+            the language model, where it is a part of `prefill`.
+        project: projecting them; 0.0 where that was done with the scene.
     """
 
     prefill: float

@@ -198,7 +198,8 @@ def fit(
         raise UserError(
             f"The selector '{name}' can't keep to {budget} visual tokens on average: the first "
             f"{full} of {len(least)} layers read all {least[0]}, so that the average of all layers "
-            f"is {tokens(0.0):.1f} or more. Ask for more, or take a selector that acts before the "
+            f"is {tokens(0.0):.1f} or more. Ask for more, let the budget be what is left in the "
+            "last layer (its option counts='kept'), or take a selector that acts before the "
             "language model."
         )
     low, high = 0.0, 1.0
