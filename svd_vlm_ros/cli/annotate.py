@@ -77,7 +77,7 @@ def annotate(
 
     Stop it at any time: the same command goes on from there, and the result is the same file.
 
-    Example:  svd-vlm annotate drive.mcap --out seen.mcap -q 'path=is the path clear? [yes,no]'
+    Example:  svd-vlm annotate drive.mcap --out seen.mcap -q 'path=is the path clear? \\[yes,no]'
     """
     budget = options.parse_visual_tokens(visual_tokens)
     facts = _facts(questions or [])
