@@ -147,8 +147,8 @@ def test_package_xml_names_nothing_that_is_unused(manifest):
         for folder in ("svd_vlm_ros", "launch")
         for name in imports_of(ROOT / folder)
     }
-    # The interfaces need these two; Python code need not name them.
-    used |= {"rosidl_default_runtime", "builtin_interfaces"}
+    # The interfaces need these; Python code need not name them.
+    used |= {"rosidl_default_runtime", "builtin_interfaces", "action_msgs"}
     unused = {depend.name for depend in manifest.exec_depends} - used
     assert unused == set()
 
