@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from svd_vlm_ros.llava.heap import give_back
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -47,13 +47,6 @@ def in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status("VmRSS")
-
-
-def give_back() -> None:
-    """Let the C library return what is free, so that the next phase does not count it."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import torch
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.architecture import check_architecture, text_config, vision_config
 from svd_vlm_ros.llava.files import find_folder, is_random, read_json
+from svd_vlm_ros.llava.heap import give_back
 from svd_vlm_ros.llava.precision import (
     QUANTIZED,
     check_precision,
@@ -107,6 +108,7 @@ def load_llava(
         make_lean(model)
     model.eval().requires_grad_(False)
     check_quantized(model, precision)
+    give_back()
     config = model.config
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_token_id != config.image_token_index:

@@ -16,6 +16,7 @@ from torch import nn
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.architecture import text_config
+from svd_vlm_ros.llava.heap import give_back
 from svd_vlm_ros.llava.precision import QUANTIZED, quantize_linears
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def build_random(
             # Not under the default dtype: bitsandbytes makes its tables in it.
             if precision in QUANTIZED:
                 quantize_linears(layer, precision, dtype)
+                give_back()
             decoder.layers.append(layer)
     return model
 
