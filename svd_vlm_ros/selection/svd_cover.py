@@ -9,37 +9,46 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_coverage
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import cosines, keep_all, keep_set, rows_of
-from svd_vlm_ros.selection.svd import leverage
+from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, rows_of
 
 # What a sum of rounded shares may lack of the share that it stands for.
 SHARE_RESOLUTION = 1e-9
+# Relative to the energy of the patches: differences below it are rounding, and all patches alike.
+CONTRAST_RESOLUTION = 1e-12
 
 
 @dataclass(frozen=True)
 class SvdCover:
     """Keep the patches that together cover the picture, what is rare in it counting more.
 
-    With S_ij = max(0, cos(f_i, f_j)) the similarity of the patches [n, D], l_i the leverage of
-    SVD-Prune (arXiv 2604.11530, see `SvdPrune`) and beta from 0 to 1, patch i has the weight
+    With S_ij = max(0, cos(f_i, f_j)) the similarity of the patches [n, D], l_i the ridge leverage
+    of patch i (below) and beta from 0 to 1, patch i has the weight
 
-        w_i = (1 - beta) / n + beta l_i
+        w_i = (1 - beta) / n + beta l_i / sum l
 
     and a set K covers the share C(K) = sum_i w_i max_{j in K} S_ij of the picture: 1 where every
-    patch is kept. Patches are taken one by one, each time the one that adds most to C (the greedy
-    rule for facility location; C is submodular, so that it reaches 1 - 1/e of the best set or
-    more).
+    patch is kept. Patches are taken one by one, each time the one that adds most to C: the greedy
+    rule for facility location. C is submodular, so that it reaches 1 - 1/e of the best set or
+    more.
+
+    With U S V^T the singular value decomposition of the patches less their mean, and lambda =
+    ridge * (mean squared length of its rows), the ridge leverage (Alaoui and Mahoney, 2015) is
+    l_i = sum_j U_ij^2 S_j^2 / (S_j^2 + lambda): SVD-Prune's leverage (arXiv 2604.11530) with a
+    soft end of the subspace in place of a rank. A direction counts half where just as much energy
+    lies in it as one average patch has. It needs no decomposition: l_i is the diagonal of
+    1 - lambda (G + lambda)^-1, G the Gram matrix, by Cholesky.
 
     Why. Leverage scores patches one by one: all patches of a rare object score high, and a small
     budget goes into one of them, while ground and sky, of which there is much, are not seen at
-    all. A coverage rule without weights (SCOPE without CLS, MMTok's second term) sees all that is
-    large. The weights let one patch of a small sign outweigh the tenth patch of grass, and
-    coverage sees to it that one is enough. `docs/selectors.md` has what was tried, and what each
-    part is worth.
+    all. Coverage without weights sees what is large first. The weights let one patch of a small
+    sign outweigh the tenth patch of grass, and coverage sees to it that one is enough.
+    `docs/selectors.md` has what was tried and what each part is worth.
 
     The rule looks at the picture alone, so that a Scene can be asked many questions, and it needs
     no attention weights. A fixed budget keeps its number of tokens; an adaptive one keeps the
@@ -48,23 +57,19 @@ class SvdCover:
 
     Attributes:
         beta: how much leverage counts, 0 (coverage alone) to 1.
-        rank_energy: of the leverage, as in `SvdPrune`.
-        centre: as in `SvdPrune`, for the leverage; here True, since the mean patch is no news.
+        ridge: above 0; the larger, the fewer directions count.
     """
 
     name: ClassVar[str] = "svd-cover"
     needs: ClassVar[frozenset[Need]] = frozenset()
     beta: float = 0.3
-    rank_energy: float = 0.9
-    centre: bool = True
+    ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("beta", "rank_energy"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0 or (name == "rank_energy" and value == 0.0):
-                raise UserError(
-                    f"The svd-cover selector's {name} must be from 0 to 1, not {value}."
-                )
+        if not 0.0 <= self.beta <= 1.0:
+            raise UserError(f"The svd-cover selector's beta must be from 0 to 1, not {self.beta}.")
+        if not 0.0 < self.ridge < float("inf"):
+            raise UserError(f"The svd-cover selector's ridge must be above 0, not {self.ridge}.")
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep what covers."""
@@ -72,13 +77,35 @@ class SvdCover:
         count = min(budget.tokens, len(rows))
         if budget.energy is None and count == len(rows):
             return keep_all(features)
+        products = gram(rows).cpu()
         weights = np.full(len(rows), (1.0 - self.beta) / len(rows))
         if self.beta:
-            shares = leverage(rows, self.rank_energy, centre=self.centre)
-            weights += self.beta * shares.cpu().numpy()
-        similarity = np.maximum(cosines(rows), 0.0)
+            shares = ridge_leverage(products, self.ridge)
+            weights += self.beta * (shares / shares.sum()).numpy()
+        lengths = products.diagonal().sqrt().clamp(min=1e-300)
+        similarity = (products / lengths[:, None] / lengths).clamp(min=0.0).numpy()
         kept, gains = greedy_coverage(similarity * weights, count)
         if budget.energy is not None:
             reached = np.cumsum(gains[kept]) >= budget.energy - SHARE_RESOLUTION
             kept = kept[: int(reached.argmax()) + 1 if reached.any() else count]
         return keep_set(features, np.array(kept), gains)
+
+
+def ridge_leverage(products: Tensor, ridge: float) -> Tensor:
+    """The ridge leverage of the rows of a matrix less their mean; see `SvdCover`.
+
+    Args:
+        products: float64 [n, n], the Gram matrix of the rows as they are.
+        ridge: lambda in mean squared lengths of the rows less their mean.
+
+    Returns:
+        float64 [n], each from 0 to 1; all 1 where the rows do not differ.
+    """
+    mean = products.mean(dim=0)
+    centred = products - mean - mean[:, None] + mean.mean()
+    energy = float(centred.trace())
+    if energy <= CONTRAST_RESOLUTION * float(products.trace()):
+        return torch.ones(len(products), dtype=products.dtype)
+    soft = ridge * energy / len(products)
+    centred.diagonal().add_(soft)
+    return 1.0 - soft * torch.cholesky_inverse(torch.linalg.cholesky(centred)).diagonal()

@@ -16,14 +16,14 @@ GRID = (4, 6)
 COUNT = 24
 
 
-def by_hand(patches, beta, rank_energy, centre):
+def by_hand(patches, beta, ridge):
     """Weights [n] and similarities [n][n], as lists."""
     full = patches.double().numpy()
-    moved = full - full.mean(axis=0) if centre else full
+    moved = full - full.mean(axis=0)
     u, s, _ = np.linalg.svd(moved, full_matrices=False)
-    k = int(np.argmax(np.cumsum(s**2) >= rank_energy * np.sum(s**2))) + 1
-    leverage = (u[:, :k] ** 2).sum(axis=1) / k
-    weights = [(1 - beta) / COUNT + beta * float(x) for x in leverage]
+    soft = ridge * sum(float(row @ row) for row in moved) / COUNT
+    leverage = [sum(x**2 * e / (e + soft) for x, e in zip(row, s**2, strict=True)) for row in u]
+    weights = [(1 - beta) / COUNT + beta * float(x) / sum(leverage) for x in leverage]
     lengths = [math.sqrt(float(row @ row)) for row in full]
     like = [
         [max(0.0, float(full[i] @ full[j]) / (lengths[i] * lengths[j])) for j in range(COUNT)]
@@ -46,12 +46,12 @@ def greedily(weights, like, enough):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"beta": 0.0}, {"beta": 1.0, "rank_energy": 0.5}, {"beta": 0.6, "centre": False}],
+    [{}, {"beta": 0.0}, {"beta": 1.0, "ridge": 0.2}, {"beta": 0.6, "ridge": 30.0}],
 )
 @pytest.mark.parametrize("budget", [1, 2, 5, 12, 23, 24])
 def test_it_keeps_what_covers(picture, options, budget):
     features = picture(3, GRID)
-    given_ = {"beta": 0.3, "rank_energy": 0.9, "centre": True} | options
+    given_ = {"beta": 0.3, "ridge": 1.0} | options
     weights, like = by_hand(features.patches, **given_)
     chosen = make_selector("svd-cover", **options)(features, Budget(budget))
     wanted = greedily(weights, like, lambda found: len(found) == budget)
@@ -62,7 +62,7 @@ def test_it_keeps_what_covers(picture, options, budget):
 @given(seed=st.integers(0, 1000), energy=st.floats(0.05, 1.0))
 def test_an_energy_is_a_share_of_the_picture_that_is_covered(picture, seed, energy):
     features = picture(seed, GRID)
-    weights, like = by_hand(features.patches, 0.3, 0.9, True)
+    weights, like = by_hand(features.patches, 0.3, 1.0)
     chosen = make_selector("svd-cover")(features, Budget(COUNT, energy)).indices.tolist()
     wanted = greedily(weights, like, lambda k: k and covered(weights, like, k) >= energy - 1e-9)
     assert chosen == wanted
@@ -84,7 +84,7 @@ def test_a_rare_thing_and_the_rest_are_both_seen():
     assert seen["svd"] == {"sign"}
 
 
-@pytest.mark.parametrize("options", [{"beta": 1.5}, {"beta": -0.1}, {"rank_energy": 0.0}])
+@pytest.mark.parametrize("options", [{"beta": 1.5}, {"beta": -0.1}, {"ridge": 0.0}])
 def test_options_out_of_range_are_told(options):
-    with pytest.raises(UserError, match="from 0 to 1"):
+    with pytest.raises(UserError, match=r"svd-cover selector's .* must be"):
         make_selector("svd-cover", **options)
