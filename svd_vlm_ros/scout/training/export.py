@@ -32,6 +32,8 @@ def export(model: Part, oracle: Oracle, folder: Path | None = None) -> Path:
     # Layer -1 of the tower is never computed; zeros say so, and compress.
     for weight in model.model.vision_tower.encoder.layers[-1].parameters():
         weight.zero_()
+    for part in (model.config.text_config, model.config.vision_config):
+        part.dtype = None  # said once, for the whole model
     model.half().eval().save_pretrained(folder, safe_serialization=True)
     save_processor(folder)
     return folder
