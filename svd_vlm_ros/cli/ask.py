@@ -42,7 +42,7 @@ def ask(
         raise typer.BadParameter("--choices needs two or more, parted by commas: --choices yes,no")
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.cli.picture import read_picture
+    from svd_vlm_ros.pictures.disk import read_picture
 
     picture = read_picture(image)
     engine, load_seconds = options.load_engine(

@@ -36,7 +36,7 @@ def describe(
     budget = options.parse_visual_tokens(visual_tokens)
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.cli.picture import read_picture
+    from svd_vlm_ros.pictures.disk import read_picture
 
     picture = read_picture(image)
     engine, load_seconds = options.load_engine(

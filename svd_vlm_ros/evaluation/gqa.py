@@ -20,6 +20,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
+from svd_vlm_ros.pictures.disk import read_picture
 
 QUESTIONS = (
     "testdev_balanced_questions.json",
@@ -41,8 +42,6 @@ def gqa_task(data: Path) -> Task:
     Raises:
         UserError: a file is missing, cut or in another format; two questions have one id.
     """
-    from svd_vlm_ros.cli.picture import read_picture
-
     path = find_file(data, QUESTIONS, "GQA's question file")
     folder = find_folder(data, PICTURES, "GQA's pictures")
     # As pairs: a dict would silently keep the last of two questions with one id.

@@ -22,6 +22,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
+from svd_vlm_ros.pictures.disk import read_picture
 
 QUESTIONS = ("TextVQA_0.5.1_val.json",)
 PICTURES = ("train_images", "images")
@@ -47,8 +48,6 @@ def textvqa_task(data: Path, *, ocr: bool) -> Task:
     Raises:
         UserError: a file is missing, cut or in another format; two questions have one id.
     """
-    from svd_vlm_ros.cli.picture import read_picture
-
     path = find_file(data, QUESTIONS, "TextVQA's annotation file")
     folder = find_folder(data, PICTURES, "TextVQA's pictures")
     content = read_json_file(path)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from svd_vlm_ros.cli.picture import read_picture, write_picture
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.pictures.disk import read_picture, write_picture
 
 
 @pytest.fixture
