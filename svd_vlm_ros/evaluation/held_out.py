@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.tasks import Item, Task
-from svd_vlm_ros.scout.evaluate import one_of_each, same_answer
+from svd_vlm_ros.scout.questions import QUESTION_KINDS, Question, questions
 from svd_vlm_ros.scout.render import render
-from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
+from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, WorldScene, sample_scene
 
 PICTURES = 100
 """Scenes that are asked about where no number is given: 1,100 questions and more."""
@@ -51,6 +53,21 @@ def scout_task(pictures: int = 0) -> Task:
         protocol=PROTOCOL,
         fingerprint=_first_scene(),
     )
+
+
+def one_of_each(scene: WorldScene) -> list[Question]:
+    """One question of each kind that the scene allows, in a wording drawn by the scene's seed."""
+    rng = np.random.default_rng((scene.seed, 11))
+    pool = questions(scene, rng)
+    found: dict[str, Question] = {}
+    for i in rng.permutation(len(pool)):
+        found.setdefault(pool[i].kind, pool[i])
+    return [found[kind] for kind in QUESTION_KINDS if kind in found]
+
+
+def same_answer(given: str, true: str) -> bool:
+    """Exact but for capitals and white space at the ends."""
+    return given.strip().lower() == true
 
 
 def _first_scene() -> str:
