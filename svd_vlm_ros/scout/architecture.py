@@ -12,7 +12,7 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .questions import vocabulary
+from .wordings import vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

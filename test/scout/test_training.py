@@ -3,6 +3,8 @@
 one, resumption.
 """
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -16,18 +18,10 @@ from svd_vlm_ros.scout.labels import (
     patch_labels,
 )
 from svd_vlm_ros.scout.render import object_map
+from svd_vlm_ros.scout.training.asked import IGNORED, Writer, choose_questions, collate_asked
 from svd_vlm_ros.scout.training.common import Run, train
 from svd_vlm_ros.scout.training.join import AskedPictures, accuracy, collate
-from svd_vlm_ros.scout.training.language import (
-    IGNORED,
-    Oracle,
-    Writer,
-    choose_questions,
-    collate_asked,
-    forward_asked,
-    one_each,
-    random_subset,
-)
+from svd_vlm_ros.scout.training.language import Oracle, forward_asked, one_each, random_subset
 from svd_vlm_ros.scout.training.vision import sparse_choice, tower_features
 from svd_vlm_ros.scout.world import COLORS, KINDS, sample_scene
 
@@ -108,43 +102,28 @@ def test_subsets_are_sorted_and_of_the_right_size():
 
 
 def test_a_stage_resumes_from_its_checkpoint(tmp_path):
-    seen = []
+    shares = []
 
-    def make():
+    def run_stage():
         torch.manual_seed(0)
-        return torch.nn.Linear(4, 1)
+        layer = torch.nn.Linear(4, 1)
 
-    def step(batch, share):
-        seen.append(share)
-        return layer(batch).square().mean(), {"one": 1.0}
+        def step(batch, share):
+            shares.append(share)
+            return layer(batch).square().mean(), {"one": 1.0}
 
-    def batches():
-        while True:
-            yield torch.ones(2, 4)
+        run = Run(tmp_path, 0.01, 0, 0, torch.device("cpu"))
+        before = layer.weight.detach().clone()
+        train("toy", run, {"l": layer}, {"l": 1e-3}, itertools.repeat(torch.ones(2, 4)), step)
+        return before, layer.weight.detach()
 
-    layer = make()
-    train(
-        "toy",
-        Run(tmp_path, 0.01, 0, 0, torch.device("cpu")),
-        {"l": layer},
-        {"l": 1e-3},
-        batches(),
-        step,
-    )
-    trained = layer.weight.detach().clone()
-    assert not torch.equal(trained, make().weight)
-    layer = make()
-    seen.clear()
-    train(
-        "toy",
-        Run(tmp_path, 0.01, 0, 0, torch.device("cpu")),
-        {"l": layer},
-        {"l": 1e-3},
-        batches(),
-        step,
-    )
-    assert seen == [], "its time was used up"
-    assert torch.equal(layer.weight, trained)
+    fresh, trained = run_stage()
+    assert shares
+    assert not torch.equal(trained, fresh)
+    shares.clear()
+    _, resumed = run_stage()
+    assert shares == [], "its time was used up"
+    assert torch.equal(resumed, trained)
 
 
 def test_accuracy_counts_whole_answers():

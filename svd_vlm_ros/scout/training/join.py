@@ -21,16 +21,11 @@ from ..labels import attributes, patch_labels
 from ..questions import QUESTION_KINDS
 from ..render import render
 from ..world import KINDS, sample_scene
+from .asked import ASKED, IGNORED, Asked, AskedBatch, Writer, choose_questions, collate_asked
 from .common import Part, Run, load_modules, pixel_values, train, training_seed
 from .language import (
-    IGNORED,
-    Asked,
-    AskedBatch,
     Oracle,
-    Writer,
     answer_loss,
-    choose_questions,
-    collate_asked,
     forward_asked,
     language_modules,
     random_count,
@@ -39,7 +34,6 @@ from .language import (
 from .vision import roughen, tower_features
 
 SCENES = 10  # a batch
-ASKED = 20  # questions a scene
 MOST, WHOLE = 400, 0.4  # tokens of a subset, and the share of the batches that see all 576
 POOL, USES = 400, 2
 PROJECTOR_SCENES = 16
