@@ -65,7 +65,7 @@ def generate_launch_description():
         ),
         DeclareLaunchArgument(
             "selector",
-            default_value="svd",
+            default_value="svd-cover",
             description="method that chooses the visual tokens, one of those of docs/selectors.md",
         ),
         DeclareLaunchArgument(

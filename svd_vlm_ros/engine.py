@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.engine_asking import Asker
 from svd_vlm_ros.engine_loading import load_parts
 from svd_vlm_ros.engine_looking import Looker, Rule
@@ -80,7 +81,7 @@ class SceneEngine:
         model: str = "scout",
         *,
         precision: str = "bf16",
-        selector: str = "svd",
+        selector: str = SELECTOR,
         visual_tokens: int | float = 192,
         token_cap: int = 192,
         device: str = "auto",

@@ -21,6 +21,7 @@ from svd_vlm_ros.bench.memory import in_use, measured_peak
 from svd_vlm_ros.bench.questions import measure_questions
 from svd_vlm_ros.bench.selectors import measure_selectors
 from svd_vlm_ros.bench.stock import Stock
+from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.shapes import Llava, llava_from_config
 
@@ -52,7 +53,7 @@ class BenchSettings:
     rows: str = ""
     rounds: int = 3
     answer_tokens: int = 16
-    selector: str = "svd"
+    selector: str = SELECTOR
     tables: str = ",".join(TABLES)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, print_warning, stderr, stdout
+from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def annotate(
     ] = False,
     model: options.Model = "scout",
     precision: options.PrecisionOption = options.Precision.BF16,
-    selector: options.SelectorName = "svd",
+    selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",

@@ -9,6 +9,7 @@ import typer
 
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, spinner
+from svd_vlm_ros.defaults import SELECTOR
 
 
 def ask(
@@ -16,7 +17,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain English.")],
     model: options.Model = "scout",
     precision: options.PrecisionOption = options.Precision.BF16,
-    selector: options.SelectorName = "svd",
+    selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",

@@ -16,6 +16,7 @@ import typer
 
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, print_warning, stderr, stdout
+from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 
 PRECISIONS = [precision.value for precision in options.Precision]
@@ -42,7 +43,7 @@ def bench(
     answer_tokens: Annotated[
         int, typer.Option("--answer-tokens", min=2, help="Tokens written for each answer.")
     ] = 16,
-    selector: options.SelectorName = "svd",
+    selector: options.SelectorName = SELECTOR,
     tables: Annotated[
         str, typer.Option(metavar="T,T,...", help="answers, questions, selectors, or some of them.")
     ] = "answers,questions,selectors",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of a picture's patches the language model gets to see.
 
-    select = make_selector("svd")
+    select = make_selector("svd-cover")
     selection = select(VisualFeatures(patches, grid=(24, 24)), Budget(tokens=64))
 
 One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one. What
@@ -61,8 +61,8 @@ Kind = Literal["before", "inside"]
 
 # A new selector is one line here.
 _BEFORE: tuple[type[Any], ...] = (
-    SvdPrune,
     SvdCover,
+    SvdPrune,
     SvdPivoted,
     VisionZip,
     Hired,

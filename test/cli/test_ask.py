@@ -29,7 +29,7 @@ def run():
 def test_an_answer_for_people(run, photo: Path) -> None:
     ran = run("ask", photo, "what is it?", *TINY, "--max-new-tokens", 3)
     assert ran.exit_code == 0
-    assert "192 of 576 visual tokens kept by svd" in ran.stdout
+    assert "192 of 576 visual tokens kept by svd-cover" in ran.stdout
     assert "random:tiny in fp32 on cpu" in ran.stdout
     for stage in ("vision tower", "tokens chosen", "projector", "answer written"):
         assert stage in ran.stdout

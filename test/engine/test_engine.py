@@ -113,7 +113,7 @@ def test_what_the_engine_tells(engine, small_checkpoint):
     info = engine.info
     assert info.model == str(small_checkpoint)
     assert (info.precision, info.dtype, info.device) == ("fp32", "float32", "cpu")
-    assert (info.selector, info.visual_tokens, info.token_cap) == ("svd", 16, 192)
+    assert (info.selector, info.visual_tokens, info.token_cap) == ("svd-cover", 16, 192)
     assert (info.visual_tokens_total, info.grid, info.image_size) == (49, (7, 7), 112)
     assert (info.aspect, info.context, info.random_weights) == ("pad", 1024, False)
     model = engine._loaded.model

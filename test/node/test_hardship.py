@@ -173,8 +173,8 @@ def test_a_failing_selector_is_taken_back(robot: Robot, monkeypatch: pytest.Monk
         patch.setattr(SceneEngine, "use_selector", fail)
         (done,) = robot.node.set_parameters([Parameter("selector", value="grid")])
         assert done.successful
-        wait_until(lambda: robot.node.settings.selector == "svd")
-        assert robot.ask().stats.selector == "svd"
+        wait_until(lambda: robot.node.settings.selector == "svd-cover")
+        assert robot.ask().stats.selector == "svd-cover"
 
 
 def test_the_clock_jumps_back(robot: Robot) -> None:

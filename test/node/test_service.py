@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.node.inference import Priority
+from svd_vlm_ros.node.jobs import Priority
 from svd_vlm_ros.srv import AskScene
 
 Reply = AskScene.Response
@@ -110,7 +110,7 @@ def test_stats(robot: Robot) -> None:
     robot.show(image_message(picture(20), "front"), "front")
     first, second = robot.ask(), robot.ask()
     stats = first.stats
-    assert (stats.model, stats.precision, stats.selector) == ("random:tiny", "fp32", "svd")
+    assert (stats.model, stats.precision, stats.selector) == ("random:tiny", "fp32", "svd-cover")
     assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (192, 576)
     assert 192 < stats.prompt_tokens < 330
     assert 0 < stats.answer_tokens <= LIMIT

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import (
     NEEDS,
@@ -32,7 +33,7 @@ def middle_rows(grid=(6, 8), first=2, last=4):
 
 
 def test_the_names_begin_with_the_default():
-    assert selector_names()[0] == "svd"
+    assert selector_names()[0] == SELECTOR == "svd-cover"
     assert {"none", "random", "grid", "norm"} <= set(selector_names())
     assert [make_selector(name).name for name in selector_names()] == selector_names()
     assert selector_names("before") + selector_names("inside") == selector_names()

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What engine, node and command line do when nothing else is said; docs/results.md says why."""
+
+SELECTOR = "svd-cover"
