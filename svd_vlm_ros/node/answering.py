@@ -18,22 +18,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.inference import Job
+from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
+from svd_vlm_ros.node.jobs import Job
 from svd_vlm_ros.node.requests import (
     Frame,
     Question,
     Reply,
     RequestError,
     Status,
-    choose_frame,
-    image_age,
-    late_refusal,
 )
 from svd_vlm_ros.node.scenes import Look, SceneCache, answer_stats
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import Answer, Scene, SceneEngine
-    from svd_vlm_ros.node.parameters import Settings
+    from svd_vlm_ros.node.settings import Settings
 
 OUT_OF_MEMORY_LIMIT = 3  # in a row; then the token budget is lowered
 DEACTIVATED = "The node was deactivated or shut down while it answered: activate it and ask again."

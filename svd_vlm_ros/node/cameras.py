@@ -36,8 +36,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import silence
-from svd_vlm_ros.node.parameters import AUTO, CameraSettings
 from svd_vlm_ros.node.requests import Frame
+from svd_vlm_ros.node.settings import AUTO, CameraSettings
 
 if TYPE_CHECKING:
     from rclpy.node import Node

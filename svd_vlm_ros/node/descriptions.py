@@ -18,7 +18,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 
 from svd_vlm_ros.facts import FactTracker, Observation
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node.inference import Job, Priority, QueueFullError
+from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 from svd_vlm_ros.node.looking import Glance
 from svd_vlm_ros.node.messages import description_message, fact_changed_message
 from svd_vlm_ros.node.requests import Question, Reply, Status

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from svd_vlm_ros.node.inference import Priority
+from svd_vlm_ros.node.jobs import Priority
 from svd_vlm_ros.node.requests import Reply, Status
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from svd_vlm_ros.node.answering import Asked, canceled, refused
-from svd_vlm_ros.node.inference import Job, Priority, QueueFullError
+from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 from svd_vlm_ros.node.lifecycle import CONFIGURING, INACTIVE, UNCONFIGURED
 from svd_vlm_ros.node.requests import Reply, RequestError, Status, check_request, shown
 

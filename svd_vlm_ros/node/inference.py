@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one thread that owns the model: loads it, works off jobs in order of priority, frees it.
 
-Nothing of ROS here. Other threads submit jobs and go on; a job tells its end by a callback. Jobs of
-one priority are done in their order of arrival; those that stand next to each other and share their
-key (the same picture and budget) are done together. Work may fail in any way, also for lack of
-memory: that costs its jobs alone. Where the thread itself fails, another one takes its place.
+Nothing of ROS here. Other threads submit jobs and go on. Jobs of one priority are done in their
+order of arrival; those that stand next to each other and share their key (the same picture and
+budget) are done together. Where the thread itself fails, another one takes its place.
 """
 
 from __future__ import annotations
@@ -13,124 +12,16 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError, run
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo, SceneEngine
 
-Result = TypeVar("Result")
 _WAIT_FOR_PICTURE = 0.02  # s between two looks whether a waiting job's picture has come
 _BEFORE_RESTART = 0.1  # s, so that a thread that fails at once does not fail all the time
-
-
-class Priority(IntEnum):
-    """Lower goes first; a job also interrupts one of lower rank that is under way."""
-
-    CONTROL = 0  # the node's own changes of the engine
-    QUESTION = 1  # service and action
-    FACT = 2  # standing questions
-    DESCRIPTION = 3
-
-
-class QueueFullError(Exception):
-    """As many jobs wait as may."""
-
-
-class Job(Generic[Result]):
-    """One piece of work for the model and its result, which is set once, by whoever comes first.
-
-    `work(engine, jobs)` runs on the inference thread and gives one result a job; all `jobs` have
-    the same `key()`, and without a key there is one. `ready()` is asked before; a job that is not
-    ready (its picture has not come) lets others go first. `failed(error)` makes a result of an
-    exception. `on_end(result)` is called once, on the thread that ended the job. `seconds`: time
-    from now until the engine is to stop. `subject` is for `work` alone.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[SceneEngine, Sequence[Job[Result]]], Sequence[Result]],
-        *,
-        priority: Priority,
-        failed: Callable[[BaseException], Result],
-        on_end: Callable[[Result], None],
-        ready: Callable[[], bool] = lambda: True,
-        key: Callable[[], Hashable] = lambda: None,
-        seconds: float = float("inf"),
-        subject: Any = None,
-    ) -> None:
-        self.work = work
-        self.priority = priority
-        self.ready = ready
-        self.key = key
-        self.subject = subject
-        self.submitted = time.monotonic()
-        self.deadline = self.submitted + seconds
-        self.began: float | None = None  # time.monotonic()
-        self.result: Result | None = None
-        self.interrupted: Callable[[], bool] = lambda: (
-            False
-        )  # set by the thread: a better job waits
-        self._failed = failed
-        self._on_end = on_end
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        self._canceled = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has its result."""
-        return self._ended.is_set()
-
-    @property
-    def canceled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._canceled
-
-    def end(self, result: Result) -> bool:
-        """Set the result; False where the job had one already."""
-        with self._lock:
-            if self._ended.is_set():
-                return False
-            self.result = result
-            self._ended.set()
-        self._on_end(result)
-        return True
-
-    def fail(self, error: BaseException) -> None:
-        """End with what `failed` makes of an exception."""
-        if not self.ended:
-            self.end(self._failed(error))
-
-    def cancel(self) -> None:
-        """Ask the work to end soon; it ends with what it has."""
-        self._canceled = True
-
-    def should_stop(self) -> str | None:
-        """Why the engine shall not make another token, or None. Called before every token."""
-        if self._canceled or self.ended:
-            return "canceled"
-        if time.monotonic() >= self.deadline:
-            return "timeout"
-        return "interrupted" if self.interrupted() else None
-
-
-def run(jobs: Sequence[Job], engine: SceneEngine) -> None:
-    """Do the work of jobs that share it; each ends with its result, or as failed."""
-    jobs = [job for job in jobs if not job.ended]
-    if not jobs:
-        return
-    now = time.monotonic()
-    for job in jobs:
-        job.began = now
-    try:
-        results = jobs[0].work(engine, jobs)
-        for job, result in zip(jobs, results, strict=True):
-            job.end(result)
-    except BaseException as error:  # whatever it is, the next job must have its turn
-        for job in jobs:
-            job.fail(error)
 
 
 class InferenceThread:

@@ -11,12 +11,12 @@ from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import parameters
-from svd_vlm_ros.node.inference import Job, Priority
+from svd_vlm_ros.node.jobs import Job, Priority
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.parameters import Settings
     from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
+    from svd_vlm_ros.node.settings import Settings
 
 FEWEST_TOKENS = 16  # to which the node lowers the budget by itself
 _CONTROLS = 100  # changes of the engine that may wait

@@ -11,7 +11,7 @@ from svd_vlm_ros.node.images import cv_bridge_converter
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.parameters import Settings
+    from svd_vlm_ros.node.settings import Settings
 
 
 def check_model(name: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.answering import Answerer, Asked, Start, ask, canceled, refused
 from svd_vlm_ros.node.change import difference, thumbnail
-from svd_vlm_ros.node.inference import Job
+from svd_vlm_ros.node.jobs import Job
 from svd_vlm_ros.node.requests import Reply, RequestError, Stats, Status
 from svd_vlm_ros.node.scenes import Look, read_picture
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from svd_vlm_ros.engine import Scene, SceneEngine
     from svd_vlm_ros.facts import Fact
-    from svd_vlm_ros.node.parameters import Settings
+    from svd_vlm_ros.node.settings import Settings
 
 
 @dataclass(eq=False)

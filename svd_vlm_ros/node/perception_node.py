@@ -41,8 +41,8 @@ from svd_vlm_ros.node.lifecycle import INACTIVE, UNCONFIGURED, BackgroundLifecyc
 from svd_vlm_ros.node.live import LiveChanges
 from svd_vlm_ros.node.looking import Looker
 from svd_vlm_ros.node.overlay import Overlay
-from svd_vlm_ros.node.parameters import Settings
 from svd_vlm_ros.node.service import AskService
+from svd_vlm_ros.node.settings import Settings
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request asks for, whether it can be served, and with which picture. No ROS in it.
-
-The values, and the decisions about them:
+"""What a request asks for, and whether it can be served. No ROS in it.
 
     Question      a checked request, immutable
     Frame         one picture of a camera as it arrived, immutable
     Reply         what a request gets: an answer, or a status and a sentence
     RequestError  raised where a request ends without an answer; becomes a Reply
-    choose_frame  the newest picture if it is new enough; None: a newer one is worth waiting for
+
+`freshness` says which picture a question may be answered with.
 """
 
 from __future__ import annotations
@@ -236,95 +235,3 @@ def _seconds(name: str, asked: float, setting: float) -> float:
 
 def _bad(sentence: str) -> RequestError:
     return RequestError(Status.BAD_REQUEST, sentence)
-
-
-def clock_went_back(frame: Frame, ros_now: int) -> bool:
-    """Whether ROS time was set back since the picture arrived, as where a bag begins anew."""
-    return ros_now < frame.clock
-
-
-def image_age(frame: Frame, ros_now: int, now: float) -> float:
-    """Seconds since the picture was taken by its stamp, or since it arrived.
-
-    The latter where it has no stamp, or one of a time that was before the clock was set back.
-    `ros_now` in nanoseconds, `now` in `time.monotonic()`. A stamp from the future counts as 0 s
-    old.
-    """
-    if frame.stamp and not clock_went_back(frame, ros_now):
-        return max((ros_now - frame.stamp) / NANOSECONDS, 0.0)
-    return max(now - frame.arrival, 0.0)
-
-
-def choose_frame(
-    question: Question, frame: Frame | None, topic: str, ros_now: int, now: float
-) -> Frame | None:
-    """The newest picture of the question's camera if it may be used; None: wait for a newer.
-
-    A question that `waits` waits for a picture, for another one none is waited for. Raises
-    `RequestError`: NO_IMAGE where none has come, STALE_IMAGE where the newest is older than
-    `max_image_age`.
-    """
-    if frame is None:
-        if question.waits:
-            return None
-        raise RequestError(
-            Status.NO_IMAGE,
-            f"Camera '{question.camera}' has sent no picture on {topic} yet: check that it runs "
-            "and publishes there.",
-        )
-    if question.not_before and (
-        frame.stamp < question.not_before or clock_went_back(frame, ros_now)
-    ):
-        return None
-    age = image_age(frame, ros_now, now)
-    if age > question.max_image_age:
-        if question.waits:
-            return None
-        raise RequestError(
-            Status.STALE_IMAGE,
-            f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
-            f"arrived {now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the "
-            "most: check the camera and its clock, or allow more by max_image_age.",
-        )
-    return frame
-
-
-def late_refusal(
-    question: Question, frame: Frame | None, topic: str, begun: bool, ros_now: int, now: float
-) -> RequestError:
-    """Why a request whose time is over was not answered. `begun`: the model was at work on it."""
-    after = f"within {question.timeout:g} s"
-    name = f"Camera '{question.camera}'"
-    if begun:
-        return RequestError(
-            Status.TIMEOUT,
-            f"The answer was not complete {after}: allow a longer timeout, or ask for fewer "
-            "tokens.",
-        )
-    if question.waits and frame is None:
-        return RequestError(
-            Status.NO_IMAGE, f"{name} sent no picture on {topic} {after}: check it."
-        )
-    age = image_age(frame, ros_now, now) if frame else 0.0
-    if question.not_before and frame is not None:
-        behind = (question.not_before - frame.stamp) / NANOSECONDS
-        if behind > 0.0 or clock_went_back(frame, ros_now):
-            older = (
-                f"is {behind:.3f} s older" if behind > 0.0 else "came before the clock went back"
-            )
-            return RequestError(
-                Status.STALE_IMAGE,
-                f"{name} sent no picture from not_before or later {after}; the newest {older}: "
-                "check the camera and its clock.",
-            )
-    if question.waits and age > question.max_image_age:
-        return RequestError(
-            Status.STALE_IMAGE,
-            f"{name} sent no picture that is at most {question.max_image_age:g} s old by its stamp "
-            f"{after}; the newest is {age:.1f} s old: check the camera and its clock.",
-        )
-    return RequestError(
-        Status.TIMEOUT,
-        f"The model was busy with other requests and did not begin {after}: allow a longer "
-        "timeout, or ask later.",
-    )

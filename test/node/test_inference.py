@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from svd_vlm_ros.node.inference import InferenceThread, Job, Priority, QueueFullError
+from svd_vlm_ros.node.inference import InferenceThread
+from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 
 PATIENCE = 30.0
 

@@ -19,10 +19,9 @@ from svd_vlm_ros.node.parameter_list import (
     CAMERA_PARAMETERS,
     FACT_PARAMETERS,
     PARAMETERS,
-    Spec,
-    When,
 )
-from svd_vlm_ros.node.parameters import Settings, parse_options
+from svd_vlm_ros.node.parameter_spec import Spec, When
+from svd_vlm_ros.node.settings import Settings, parse_options
 from svd_vlm_ros.srv import AskScene
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_vlm_ros.facts import MAX_CHOICES
+from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
 from svd_vlm_ros.node.requests import (
     NANOSECONDS,
     Frame,
@@ -21,9 +22,6 @@ from svd_vlm_ros.node.requests import (
     RequestError,
     Status,
     check_request,
-    choose_frame,
-    image_age,
-    late_refusal,
 )
 from svd_vlm_ros.srv import AskScene
 
