@@ -38,10 +38,11 @@ from svd_vlm_ros.engine_types import (
     SceneTimings,
     Stopwatch,
 )
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.language import LanguageModel
 from svd_vlm_ros.llava.loading import IMAGE_TOKEN, LoadedLlava
 from svd_vlm_ros.llava.preprocess import Framing, check_image
-from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt
+from svd_vlm_ros.llava.prompt import DESCRIBE, Prompt, check_text
 from svd_vlm_ros.selection import Budget, Need, VisualFeatures, make_budget, make_selector
 
 __all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
@@ -68,10 +69,11 @@ class SceneEngine:
         budget = make_budget(info.visual_tokens, info.token_cap)
         self._selector = selector
         self._rule = Rule.of(selector, loaded, info.visual_tokens_total, budget)
-        self.info = replace(info, shareable=self._rule.shareable)
         self._loaded: LoadedLlava | None = loaded
         self._language = LanguageModel(loaded.model, compiled)
-        self._prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, system_prompt)
+        text = _plain(system_prompt)
+        self.info = replace(info, shareable=self._rule.shareable, system_prompt=text)
+        self._prompt = _make_prompt(loaded, info.context, system_prompt)
         self._looker = Looker(loaded, self._language, self._prompt.before, info.aspect)
         self._asker = Asker(loaded, self._language, self._prompt, self._looker, info.context)
 
@@ -230,6 +232,21 @@ class SceneEngine:
             shareable=rule.shareable,
         )
 
+    def use_system_prompt(self, text: str | None) -> None:
+        """Put another text in front of the conversation from now on; None: none.
+
+        It is read once, with the next picture. Scenes made before stay valid, behind the text that
+        they were made with.
+
+        Raises:
+            UserError: the text has control characters in it, or leaves no room for anything else;
+                nothing has changed then.
+        """
+        prompt = _make_prompt(self._open(), self.info.context, text)
+        self._prompt = self._asker.prompt = prompt
+        self._looker.begin_with(prompt.before)
+        self.info = replace(self.info, system_prompt=_plain(text))
+
     def ask(
         self,
         scene: Scene,
@@ -375,3 +392,22 @@ class SceneEngine:
         if visual_tokens is None:
             visual_tokens = self.info.visual_tokens
         return make_budget(visual_tokens, self.info.token_cap)
+
+
+def _plain(text: str | None) -> str | None:
+    """A system prompt as it is used; None: none."""
+    return (text or "").strip() or None
+
+
+def _make_prompt(loaded: LoadedLlava, context: int, system_prompt: str | None) -> Prompt:
+    """The prompt with this text in front. Raises `UserError` where it can't be used."""
+    text = _plain(system_prompt)
+    if text is not None:
+        check_text(text, "system prompt")
+    prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, text)
+    if len(prompt.before) >= context:
+        raise UserError(
+            f"The system prompt has {len(prompt.before)} tokens, but the model was made for "
+            f"{context} in all: shorten it."
+        )
+    return prompt

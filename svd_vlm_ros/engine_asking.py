@@ -86,7 +86,8 @@ class Asker:
         looker: Looker,
         context: int,
     ) -> None:
-        self._language, self._prompt, self._looker = language, prompt, looker
+        self.prompt = prompt
+        self._language, self._looker = language, looker
         self._ends, self._device, self._context = loaded.end_token_ids, loaded.device, context
 
     def ask(
@@ -98,7 +99,7 @@ class Asker:
         on_text: OnText | None,
     ) -> list[Answer]:
         """Answer in free text; see `SceneEngine.ask_many`."""
-        ids = [self._prompt.after(question) for question in questions]
+        ids = [self.prompt.after(question) for question in questions]
         for text, limit in zip(ids, limits, strict=True):
             if limit < 1:
                 raise UserError(f"max_new_tokens must be 1 or more, not {limit}.")
@@ -124,8 +125,8 @@ class Asker:
         for question, choices in asked:
             if isinstance(choices, str) or len(choices) < 2:
                 raise UserError("Give two or more choices to choose among.")
-            ids.append(self._prompt.after(question))
-            texts.append([self._prompt.answer(question, choice) for choice in choices])
+            ids.append(self.prompt.after(question))
+            texts.append([self.prompt.answer(question, choice) for choice in choices])
             if len({choice.strip() for choice in choices}) < len(choices):
                 raise UserError("Two of the choices are the same.")
             self._check_room(scene, len(ids[-1]), max(map(len, texts[-1])) + 1)
@@ -204,7 +205,7 @@ class Asker:
                 else:
                     one.tokens.append(token)
                     one.chances.append(chance)
-                    callbacks.on_text(i, one.tokens, self._prompt)
+                    callbacks.on_text(i, one.tokens, self.prompt)
                     one.reason = "length" if len(one.tokens) == limits[i] else ""
                 one.total = watch.elapsed()
             active = [i for i in active if not told[i].reason]
@@ -214,10 +215,10 @@ class Asker:
         """The answer to a question of `text` tokens. What is seen is the same in a whole batch."""
         selection, layers = ready.looked_at() if ready else (None, None)
         visual = ready.visual if ready else scene.tokens_kept if scene.pending else 0
-        before = scene.prefix or self._looker.system
+        before = _read_before(scene)
         select, project = (ready.select, ready.project) if ready else (0.0, 0.0)
         return Answer(
-            text=self._prompt.decode(told.tokens),
+            text=self.prompt.decode(told.tokens),
             confidence=_geometric_mean(told.chances),
             probabilities=(),
             finish_reason=told.reason,
@@ -243,23 +244,24 @@ class Asker:
         if pending is None:
             assert scene.prefix is not None
             return _Ready(scene.prefix, text, 0)
-        system = self._looker.system
         watch.lap()
         if pending.projected is not None:
             tokens = pending.projected.to(text.dtype)
             pruning = self._language.pruning(pending.selector, pending.budget, len(tokens))
-            return _Ready(system, torch.cat([tokens, text]), len(tokens), pruning=pruning)
+            rows = torch.cat([tokens, text])
+            return _Ready(pending.system, rows, len(tokens), pruning=pruning)
         features = self._with_question(pending, question)
         selection = pending.selector(features, pending.budget)
         select = watch.lap()
         tokens = self._looker.projector(features, selection).to(text.dtype)
         rows = torch.cat([tokens, text])
-        return _Ready(system, rows, len(tokens), selection, select=select, project=watch.lap())
+        project = watch.lap()
+        return _Ready(pending.system, rows, len(tokens), selection, select=select, project=project)
 
     def _with_question(self, pending: Pending, question: str) -> VisualFeatures:
         """The features with what the selector needs of the question."""
         features = pending.features
-        words = self._language.embed(self._prompt.words(question))
+        words = self._language.embed(self.prompt.words(question))
         if "question" in pending.selector.needs:
             features = replace(features, question=words)
         if pending.compare is not None:
@@ -271,11 +273,9 @@ class Asker:
         return (visual,) * self._language.layers
 
     def _check_room(self, scene: Scene, asked: int, answered: int) -> None:
-        if scene.prefix is not None:
-            read = scene.prefix.length
-        else:
-            inside = scene.pending is not None and scene.pending.projected is not None
-            read = self._looker.system.length
+        read = _read_before(scene).length
+        if scene.pending is not None:
+            inside = scene.pending.projected is not None
             read += scene.tokens_total if inside else scene.tokens_kept
         room = self._context - read - answered
         if asked > room:
@@ -283,6 +283,14 @@ class Asker:
                 f"The question has {asked} tokens; beside the picture and an answer of {answered} "
                 f"tokens there is room for {max(room, 0)}."
             )
+
+
+def _read_before(scene: Scene) -> Prefix:
+    """What the language model has read before a question comes."""
+    if scene.pending is not None:
+        return scene.pending.system
+    assert scene.prefix is not None
+    return scene.prefix
 
 
 def _batches(scene: Scene, count: int) -> list[list[int]]:

@@ -88,6 +88,10 @@ class Looker:
             self._system = self._language.read(self._language.embed(self._before))
         return self._system
 
+    def begin_with(self, before: Sequence[int]) -> None:
+        """Put other tokens in front of every picture from now on."""
+        self._before, self._system = before, None
+
     def see(self, image: np.ndarray, rule: Rule, budget: Budget) -> Scene:
         """Look at a picture, uint8 [H, W, 3] RGB, that was checked."""
         watch = Stopwatch(self._device)
@@ -138,11 +142,11 @@ class Looker:
             everything = torch.arange(len(features), device=features.patches.device)
             all_of_it = Selection(everything, torch.full((len(features),), 1.0 / len(features)))
             projected = self.projector(features, all_of_it)
-            pending = Pending(selector, budget, features, None, projected)
+            pending = Pending(selector, budget, features, None, projected, self.system)
             project_seconds = watch.lap()
             kept = round(plan.average)
         elif not rule.shareable:
-            pending = Pending(selector, budget, features, rule.compare, None)
+            pending = Pending(selector, budget, features, rule.compare, None, self.system)
             kept = min(budget.tokens, len(features.valid_indices()))
         else:
             selection = selector(features, budget)

@@ -39,6 +39,7 @@ class EngineInfo:
         quantized_layers: {component: (quantized linear layers, all linear layers)}.
         shareable: a scene may be asked many questions at the cost of one. Not so where the selector
             looks at the question: then every question chooses its own visual tokens.
+        system_prompt: the text in front of the conversation; None: none.
     """
 
     model: str
@@ -57,6 +58,7 @@ class EngineInfo:
     weight_bytes: int
     quantized_layers: dict[str, tuple[int, int]]
     shareable: bool = True
+    system_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Pending:
         compare: puts question and patches in one space, for a selector that needs "image_text".
         projected: all tokens [N, hidden], for a selector inside the language model; None: it acts
             before, and what it keeps is projected then.
+        system: what the language model remembers of the system prompt.
     """
 
     selector: Any
@@ -92,6 +95,7 @@ class Pending:
     features: VisualFeatures
     compare: Compare | None
     projected: Tensor | None
+    system: Prefix
 
 
 @dataclass(frozen=True, eq=False)

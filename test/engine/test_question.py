@@ -135,3 +135,39 @@ def test_features_computed_before_make_the_same_scene(engine, name):
     kept = engine.see_features(features, engine.framing(WIDE), WIDE.shape, visual_tokens=fewer)
     assert kept.tokens_kept < seen.tokens_kept or name == "none"
     engine.use_selector("svd", visual_tokens=16)
+
+
+@pytest.mark.parametrize("name", ["svd", "mmtok", "fastv"])
+def test_a_system_prompt_is_changed_while_scenes_live(engine, small_checkpoint, name):
+    tokens = 300 if name == "fastv" else 16  # FastV keeps all of them in its first layers
+    engine.use_selector(name, visual_tokens=tokens)
+    plain = engine.see(WIDE)
+    before = engine.ask(plain, QUESTIONS[0], max_new_tokens=8)
+    engine.use_system_prompt(" be brief and kind. ")
+    assert engine.info.system_prompt == "be brief and kind."
+    prompted = engine.ask(engine.see(WIDE), QUESTIONS[0], max_new_tokens=8)
+    wanted = SceneEngine.load(
+        str(small_checkpoint),
+        precision="fp32",
+        selector=name,
+        visual_tokens=tokens,
+        device="cpu",
+        system_prompt="be brief and kind.",
+    )
+    fresh = wanted.ask(wanted.see(WIDE), QUESTIONS[0], max_new_tokens=8)
+    assert prompted.token_ids == fresh.token_ids
+    assert prompted.confidence == pytest.approx(fresh.confidence, rel=1e-5)
+    assert prompted.prompt_tokens == fresh.prompt_tokens > before.prompt_tokens
+    again = engine.ask(plain, QUESTIONS[0], max_new_tokens=8)
+    assert again.token_ids == before.token_ids
+    assert again.confidence == pytest.approx(before.confidence, rel=1e-5)
+    assert again.prompt_tokens == before.prompt_tokens, "the scene keeps what it was made with"
+    for text, told in (("\x07", "control character"), ("kind " * 3000, "shorten it")):
+        with pytest.raises(UserError, match=told):
+            engine.use_system_prompt(text)
+        assert engine.info.system_prompt == "be brief and kind."
+    engine.use_system_prompt(None)
+    assert engine.info.system_prompt is None
+    assert engine.ask(engine.see(WIDE), QUESTIONS[0], max_new_tokens=8).confidence == (
+        pytest.approx(before.confidence, rel=1e-5)
+    )
