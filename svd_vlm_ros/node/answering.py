@@ -9,15 +9,13 @@ about one picture with one token budget come together and are answered together.
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.node.failures import Failures, canceled, empty_device_cache, refused
 from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
 from svd_vlm_ros.node.jobs import Job
 from svd_vlm_ros.node.requests import (
@@ -32,10 +30,6 @@ from svd_vlm_ros.node.scenes import Look, SceneCache, answer_stats
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import Answer, Scene, SceneEngine
     from svd_vlm_ros.node.settings import Settings
-
-OUT_OF_MEMORY_LIMIT = 3  # in a row; then the token budget is lowered
-DEACTIVATED = "The node was deactivated or shut down while it answered: activate it and ask again."
-GIVEN_UP = "The goal was canceled."
 
 
 class Camera(Protocol):
@@ -105,9 +99,7 @@ class Answerer:
         self._ros_now = ros_now
         self._settings = settings
         self._on_answer = on_answer
-        self._on_memory = on_memory
-        self._memory_lock = threading.Lock()
-        self._failures_in_a_row = 0  # for lack of memory
+        self._failures = Failures(self.scenes, self.tally, on_memory)
 
     # Before the work
 
@@ -253,7 +245,7 @@ class Answerer:
         asked: float,
     ) -> Reply:
         """The reply of an answer. `asked`: when the question itself was put to the engine."""
-        self._failures_in_a_row = 0
+        self._failures.none()
         subject: Asked = job.subject
         question, frame = subject.question, look.frame
         stats = answer_stats(
@@ -290,30 +282,7 @@ class Answerer:
 
     def failed(self, error: BaseException, question: Question, frame: Frame | None = None) -> Reply:
         """The reply to a question that the engine failed on; frees memory for the next one."""
-        detail = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)  # their tensors would stay allocated
-        self.scenes.clear()
-        if not out_of_memory(error):
-            reason = (str(error).splitlines() or [""])[0][:200]
-            sentence = (
-                f"The model failed on this request ({type(error).__name__}: {reason}): try again, "
-                "and see the node's log if it happens again."
-            )
-            return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
-        empty_device_cache()
-        sentence = (
-            "The device ran out of memory: ask with fewer visual_tokens, or load the model in a "
-            "smaller precision such as int4."
-        )
-        with self._memory_lock:
-            self.tally.out_of_memory += 1
-            self._failures_in_a_row += 1
-            enough = self._failures_in_a_row >= OUT_OF_MEMORY_LIMIT
-            if enough:
-                self._failures_in_a_row = 0
-        if enough:
-            self._on_memory()
-        return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
+        return self._failures.reply(error, question, frame)
 
     def _nothing_to_see(self, question: Question) -> RequestError:
         """The picture that was there a moment ago is too old by now."""
@@ -346,26 +315,3 @@ def ask(
         should_stop=should_stop,
         on_text=on_text,
     )
-
-
-def refused(refusal: RequestError, camera: str = "", frame: Frame | None = None) -> Reply:
-    """The reply that a refusal becomes."""
-    return Reply(refusal.status, str(refusal), camera, frame)
-
-
-def canceled(asked: Asked) -> Reply:
-    """The reply to a question that was canceled, by whoever asked it or by the node."""
-    sentence = GIVEN_UP if asked.given_up else DEACTIVATED
-    return Reply(Status.CANCELED, sentence, asked.question.camera)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the computer had no memory left."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-
-
-def empty_device_cache() -> None:
-    """Give memory that torch keeps for later back to the device."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

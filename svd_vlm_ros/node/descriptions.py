@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from svd_vlm_ros.engine import SceneEngine
     from svd_vlm_ros.node.cameras import Camera
-    from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
+    from svd_vlm_ros.node.configuring import Serving
+    from svd_vlm_ros.node.perception_node import PerceptionNode
 
 QUEUE = 10  # depth of the publishers
 _QUIET = (

@@ -17,13 +17,15 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
-from svd_vlm_ros.node.answering import Asked, canceled, refused
+from svd_vlm_ros.node.answering import Asked
+from svd_vlm_ros.node.failures import canceled, refused
 from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 from svd_vlm_ros.node.lifecycle import CONFIGURING, INACTIVE, UNCONFIGURED
 from svd_vlm_ros.node.requests import Reply, RequestError, Status, check_request, shown
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
+    from svd_vlm_ros.node.configuring import Serving
+    from svd_vlm_ros.node.perception_node import PerceptionNode
 
 DEACTIVATED = RequestError(
     Status.NOT_ACTIVE,

@@ -15,7 +15,8 @@ from svd_vlm_ros.node.jobs import Job, Priority
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.perception_node import PerceptionNode, Serving
+    from svd_vlm_ros.node.configuring import Serving
+    from svd_vlm_ros.node.perception_node import PerceptionNode
     from svd_vlm_ros.node.settings import Settings
 
 FEWEST_TOKENS = 16  # to which the node lowers the budget by itself

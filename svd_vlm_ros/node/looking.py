@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.answering import Answerer, Asked, Start, ask, canceled, refused
+from svd_vlm_ros.node.answering import Answerer, Asked, Start, ask
 from svd_vlm_ros.node.change import difference, thumbnail
+from svd_vlm_ros.node.failures import canceled, refused
 from svd_vlm_ros.node.jobs import Job
 from svd_vlm_ros.node.requests import Reply, RequestError, Stats, Status
 from svd_vlm_ros.node.scenes import Look, read_picture

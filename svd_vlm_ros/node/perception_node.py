@@ -15,11 +15,8 @@ seconds.
 
 from __future__ import annotations
 
-import functools
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -28,41 +25,28 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node import loading, parameters
+from svd_vlm_ros.node import parameters
 from svd_vlm_ros.node.action import StreamAction
-from svd_vlm_ros.node.answering import Answerer, refused
-from svd_vlm_ros.node.cameras import Camera, subscribe
+from svd_vlm_ros.node.configuring import Configuration, Serving, end_waiting
 from svd_vlm_ros.node.descriptions import Descriptions
 from svd_vlm_ros.node.figures import Figures, Snapshot
-from svd_vlm_ros.node.handling import DEACTIVATED, Handler
+from svd_vlm_ros.node.handling import Handler
 from svd_vlm_ros.node.health import Health
-from svd_vlm_ros.node.inference import InferenceThread
 from svd_vlm_ros.node.lifecycle import INACTIVE, UNCONFIGURED, BackgroundLifecycleNode
 from svd_vlm_ros.node.live import LiveChanges
-from svd_vlm_ros.node.looking import Looker
 from svd_vlm_ros.node.overlay import Overlay
 from svd_vlm_ros.node.service import AskService
 from svd_vlm_ros.node.settings import Settings
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo
+    from svd_vlm_ros.node.answering import Tally
+    from svd_vlm_ros.node.cameras import Camera
+    from svd_vlm_ros.node.inference import InferenceThread
     from svd_vlm_ros.node.requests import Reply
 
-_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 FREE_WITHIN = 60.0  # s that cleanup waits for the model's memory
 CLOSE_WITHIN = 1.5  # s that the end of the process waits for its threads
-_POLL = 0.1  # s between two looks, while the model loads, whether the node is to end
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What exists while the node is configured, and the settings that it was made with."""
-
-    cameras: dict[str, Camera]
-    inference: InferenceThread
-    answerer: Answerer
-    looker: Looker
-    settings: Settings
 
 
 class PerceptionNode(BackgroundLifecycleNode):
@@ -76,12 +60,10 @@ class PerceptionNode(BackgroundLifecycleNode):
         self.serving: Serving | None = None
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] | None = None
-        self._configured: Serving | None = None
+        self.closing = False
         self._settings: Settings | None = None
-        self._abandoned: list[InferenceThread] = []  # were asked to end, but are inside a library
-        self.load_began = 0.0
         self._declaring = False
-        self._closing = False
+        self._configuration = Configuration(self)
         parameters.declare(self)
         for sentence in parameters.unknown_parameters(self):
             self.get_logger().warning(sentence)
@@ -92,7 +74,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         self.figures = Figures()
         self.health = Health(self)
         self.overlay = Overlay(self)
-        self._live = LiveChanges(self)
+        self.live = LiveChanges(self)
         handler = Handler(self)
         self._ask = AskService(self, handler)
         self._stream = StreamAction(self, handler)
@@ -105,19 +87,20 @@ class PerceptionNode(BackgroundLifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras and load the model; on FAILURE the log says why."""
-        if not self._try_to_configure():
-            return _FAILURE
+        self.failure = self._configuration.make()
+        if self.failure:
+            return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to serve, with another model or other cameras where their parameters changed."""
-        configured = self._configured
-        if configured is None or self._is_outdated(configured):
-            self._release(FREE_WITHIN)
-            if not self._try_to_configure():
-                return _FAILURE
+        if self._configuration.outdated:
+            self._configuration.release(FREE_WITHIN)
+            self.failure = self._configuration.make()
+            if self.failure:
+                return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
-        self.serving = self._configured
+        self.serving = self.configured
         self.descriptions.forget()
         self.descriptions.start(self.settings.description_period)
         self.get_logger().info(f"Active: ask on {self._ask.service.service_name}.")
@@ -130,159 +113,41 @@ class PerceptionNode(BackgroundLifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model and the cameras."""
-        self._release(FREE_WITHIN)
+        self._configuration.release(FREE_WITHIN)
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free everything, from any state."""
         self._stop_serving()
-        self._release(FREE_WITHIN)
+        self._configuration.release(FREE_WITHIN)
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to unconfigured after a fault within a transition."""
         self._stop_serving()
-        self._release(FREE_WITHIN)
+        self._configuration.release(FREE_WITHIN)
         return super().on_error(state)
 
     def close(self) -> None:
         """Stop serving and ask all threads to end; wait for them `CLOSE_WITHIN` seconds at most."""
         end = time.monotonic() + CLOSE_WITHIN
-        self._closing = True
+        self.closing = True
         self.overlay.close()
         self.join_transition(CLOSE_WITHIN)
         self._stop_serving()
-        self._release(max(end - time.monotonic(), 0.1))
+        self._configuration.release(max(end - time.monotonic(), 0.1))
 
     def destroy_node(self) -> None:
         """Destroy the node with all that it made."""
         self._stream.destroy()
         super().destroy_node()
 
-    def _try_to_configure(self) -> bool:
-        """Whether the node could be configured; if not, `failure` and the log say why."""
-        try:
-            self._configure()
-            self.failure = ""
-        except UserError as error:
-            self.failure = str(error)
-        except Exception as error:
-            self.failure = (
-                f"configure failed ({error!r}): this is a fault of the node, see its log."
-            )
-            self.get_logger().error(traceback.format_exc())
-        if self.failure:
-            if not self._closing:
-                self.get_logger().fatal(self.failure)
-            self._release(_POLL)
-        return not self.failure
-
-    def _is_outdated(self, configured: Serving) -> bool:
-        """Whether parameters that only configuring obeys have changed since; they may be wrong."""
-        try:
-            settings = parameters.read(self)
-        except UserError:
-            return True  # configuring says so
-        made = configured.settings
-        return (settings.model_key, settings.cameras) != (made.model_key, made.cameras)
-
-    def _configure(self) -> None:
-        self._abandoned = [thread for thread in self._abandoned if thread.alive]
-        if self._abandoned:
-            raise UserError(
-                "An earlier model is still being loaded or freed: configure again when that is "
-                "over."
-            )
-        self._declaring = True
-        try:
-            parameters.declare_named(self)
-        finally:
-            self._declaring = False
-        settings = self._settings = parameters.read(self)
-        if silent := parameters.silent_facts(self):
-            raise UserError(
-                f"Fact '{silent[0]}' has no question: set the parameter fact.{silent[0]}.question."
-            )
-        loading.check_model(settings.model)
-        cameras = subscribe(self, settings.cameras)
-        answerer = Answerer(
-            cameras,
-            self._ros_now,
-            lambda: self.settings,
-            on_answer=self.overlay.offer,
-            on_memory=lambda: self.in_executor(self._live.lower_budget, settings.model),
-        )
-        looker = Looker(answerer, lambda: self.settings)
-        self.get_logger().info(
-            f"Loading {settings.model} in {settings.precision} on device {settings.device}."
-        )
-        self.load_began = time.monotonic()
-        inference = InferenceThread(functools.partial(loading.load, settings), self._crashed)
-        inference.batch_size = settings.batch_size
-        self._configured = Serving(cameras, inference, answerer, looker, settings)
-        while not inference.wait_loaded(_POLL):
-            if self._closing:
-                raise UserError("The node ends while its model is being loaded.")
-            if time.monotonic() - self.load_began > settings.load_timeout:
-                raise UserError(
-                    f"Model {settings.model} was not loaded within {settings.load_timeout:g} s: "
-                    "raise the parameter load_timeout, or choose a smaller model."
-                )
-        if inference.load_error is not None:
-            if not isinstance(inference.load_error, UserError):
-                self.get_logger().error("".join(traceback.format_exception(inference.load_error)))
-            raise UserError(loading.load_sentence(settings.model, inference.load_error))
-        self._live.catch_up(settings)
-        self._say_ready(settings)
-
-    def _say_ready(self, settings: Settings) -> None:
-        assert self.engine is not None
-        seconds = time.monotonic() - self.load_began
-        kept = (
-            f"energy {settings.energy:g}" if settings.energy else f"{settings.visual_tokens} tokens"
-        )
-        self.get_logger().info(
-            f"Loaded {settings.model} on {self.engine.device} in {seconds:.1f} s; "
-            f"{settings.selector} keeps {kept} of {self.engine.visual_tokens_total}."
-        )
-        if self.engine.random_weights and not settings.allow_random_model:
-            self.get_logger().warning(
-                f"{settings.model} has random weights: it refuses to answer unless "
-                "allow_random_model is set."
-            )
-
     def _stop_serving(self) -> None:
         """Take no more requests, and end those that wait."""
         serving, self.serving = self.serving, None
         self.descriptions.stop()
         if serving is not None:
-            self._end_waiting(serving.inference)
-
-    @staticmethod
-    def _end_waiting(inference: InferenceThread) -> None:
-        for job in inference.drain():
-            job.end(refused(DEACTIVATED))
-
-    def _release(self, seconds: float) -> None:
-        """Let cameras and model go; the latter may take a while: a library may be at work."""
-        configured, self._configured = self._configured, None
-        if configured is None:
-            return
-        for camera in configured.cameras.values():
-            camera.destroy()
-        inference = configured.inference
-        if not inference.stop(seconds):
-            self._abandoned.append(inference)
-        self._end_waiting(inference)
-        configured.answerer.scenes.clear()
-
-    def _crashed(self, error: BaseException) -> None:
-        """On the new inference thread: tell of the old one."""
-        self.get_logger().error("".join(traceback.format_exception(error)))
-        self.fault(
-            f"The inference thread crashed ({error!r}) and was started anew: the request under way "
-            "got ERROR, the others are being answered."
-        )
+            end_waiting(serving.inference)
 
     def _start_once(self) -> None:
         assert self._autostart is not None
@@ -290,7 +155,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         self.start(self._fail)
 
     def _fail(self, sentence: str) -> None:
-        if not self._closing:
+        if not self.closing:
             self.fatal = sentence
             if self.on_fatal is not None:
                 self.on_fatal()
@@ -301,7 +166,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         try:
             active = not (self._declaring or self.state in (UNCONFIGURED, INACTIVE))
             parameters.check_change(changed, active)
-            self._live.check(changed)
+            self.live.check(changed)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -310,19 +175,28 @@ class PerceptionNode(BackgroundLifecycleNode):
         if self._declaring:
             return
         if any(parameter.name == "facts" for parameter in changed):
-            self._declaring = True
-            try:
-                parameters.declare_named(self)
-            finally:
-                self._declaring = False
-        if self._configured is None:
+            self._declare_named()
+        if self.configured is None:
             return  # read when the node is configured
         try:
             self._settings = parameters.read(self)
         except UserError as error:  # e.g. another camera without a topic yet, while inactive
             self.get_logger().warning(str(error))
             return
-        self._live.obey(changed)
+        self.live.obey(changed)
+
+    def read_parameters(self) -> Settings:
+        """Declare what cameras and facts need, and take all values. Raises `UserError`."""
+        self._declare_named()
+        self._settings = parameters.read(self)
+        return self._settings
+
+    def _declare_named(self) -> None:
+        self._declaring = True
+        try:
+            parameters.declare_named(self)
+        finally:
+            self._declaring = False
 
     # What the service, the descriptions and the diagnostics ask
 
@@ -340,27 +214,36 @@ class PerceptionNode(BackgroundLifecycleNode):
     @property
     def cameras(self) -> dict[str, Camera]:
         """The cameras that the node is subscribed to, by name."""
-        return self._configured.cameras if self._configured else {}
+        configured = self.configured  # asked for once: the transitions' thread may change it
+        return configured.cameras if configured else {}
 
     @property
     def engine(self) -> EngineInfo | None:
         """What the loaded engine says of itself."""
-        return self._configured.inference.info if self._configured else None
+        inference = self.inference
+        return inference.info if inference else None
 
     @property
     def inference(self) -> InferenceThread | None:
         """The thread that owns the model, while there is one."""
-        return self._configured.inference if self._configured else None
+        configured = self.configured
+        return configured.inference if configured else None
 
     @property
     def configured(self) -> Serving | None:
         """What exists while the node is configured."""
-        return self._configured
+        return self._configuration.serving
 
     @property
-    def tally(self) -> Any:
+    def load_began(self) -> float:
+        """When loading the model began, in `time.monotonic()`."""
+        return self._configuration.load_began
+
+    @property
+    def tally(self) -> Tally | None:
         """What was computed and what was saved since the node was configured, while it is."""
-        return self._configured.answerer.tally if self._configured else None
+        configured = self.configured
+        return configured.answerer.tally if configured else None
 
     def note(self, reply: Reply, description: bool = False) -> None:
         """Count how a request or a description ended, and log it."""
@@ -382,15 +265,15 @@ class PerceptionNode(BackgroundLifecycleNode):
     @property
     def refuses_random_model(self) -> bool:
         """Whether the model has random weights and may not answer with them."""
-        return bool(
-            self.engine and self.engine.random_weights and not self.settings.allow_random_model
-        )
+        engine = self.engine
+        return bool(engine and engine.random_weights and not self.settings.allow_random_model)
 
     def in_executor(self, callback: Callable[[Any], None], argument: Any) -> None:
         """Call `callback(argument)` on the executor's thread, from any thread."""
         executor = self.executor
-        if executor is not None and not self._closing:
+        if executor is not None and not self.closing:
             executor.create_task(callback, argument)
 
-    def _ros_now(self) -> int:
+    def ros_now(self) -> int:
+        """ROS time in nanoseconds."""
         return self.get_clock().now().nanoseconds
