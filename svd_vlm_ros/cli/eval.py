@@ -3,23 +3,21 @@
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, print_warning, stderr
-from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.cli.eval_plan import PRECISIONS, plan_run
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.evaluation.runner import Run
+    from svd_vlm_ros.evaluation.runs import Run
 
-PRECISIONS = tuple(precision.value for precision in options.Precision)
 INTERRUPTED = 130  # the exit status of a shell's command that was stopped by Ctrl-C
 
 
@@ -114,7 +112,7 @@ def evaluate(
     if out is None:
         out = report or Path(f"eval-{task}-{model.strip('/').split('/')[-1].replace(':', '-')}")
 
-    run = _plan(
+    run = plan_run(
         task=task,
         model=model,
         precision=precision,
@@ -136,62 +134,6 @@ def evaluate(
     if report is not None:
         _write_report(run.out, report)
     _print_tables(run.out, as_json)
-
-
-def _plan(
-    *,
-    task: str,
-    model: str,
-    precision: str,
-    selectors: str,
-    visual_tokens: str,
-    pictures: int,
-    data: Path | None,
-    ocr: bool,
-    out: Path,
-    corruptions: str,
-    severities: str,
-    rephrase: bool,
-    times: int,
-    seed: int,
-    device: str,
-) -> "Run":
-    """Check everything that can be checked before a model is loaded."""
-    budgets = tuple(_whole_numbers(visual_tokens, "--visual-tokens", 1, 1_000_000))
-    levels = _whole_numbers(severities, "--severities", 1, 5)
-    precisions = tuple(_names(precision, "--precision", PRECISIONS))
-
-    from svd_vlm_ros.evaluation.cells import CLEAN, REPHRASED, condition_of
-    from svd_vlm_ros.evaluation.corruptions import CORRUPTIONS
-    from svd_vlm_ros.evaluation.finishing import weights_hash
-    from svd_vlm_ros.evaluation.runner import Run
-    from svd_vlm_ros.evaluation.tasks import open_task
-    from svd_vlm_ros.selection import selector_names
-
-    chosen = _names(selectors, "--selectors", selector_names())
-    spoiled = _names(corruptions, "--corruptions", list(CORRUPTIONS)) if corruptions else []
-    conditions = [CLEAN, *(condition_of(name, level) for name in spoiled for level in levels)]
-    rank, world = _place()
-    if world > 1 and device == "auto":
-        device = _own_device()
-    opened = open_task(task, data, pictures=pictures, ocr=ocr)
-    if rank == 0:
-        _warn_of_gaps(opened.missing, opened.left_out, opened.notes)
-    return Run(
-        task=opened,
-        model=model,
-        precisions=precisions,
-        selectors=tuple(chosen),
-        budgets=budgets,
-        conditions=(*conditions, *([REPHRASED] if rephrase else [])),
-        out=out,
-        weights=weights_hash(model),
-        device=device,
-        seed=seed,
-        times=times,
-        rank=rank,
-        world=world,
-    )
 
 
 def _answer(run: "Run") -> bool:
@@ -249,60 +191,6 @@ def _write_report(out: Path, target: Path) -> None:
     path = target / "report.html"
     write_report(out, open_results(out), path)
     stderr().print(f"report: {path}", soft_wrap=True)
-
-
-def _names(text: str, option: str, known: Any) -> list[str]:
-    """Names parted by commas, each once; "all": all that are known."""
-    if text.strip() == "all":
-        return list(known)
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise UserError(f"{option} knows no '{name}': take of {', '.join(known)}.")
-    return names
-
-
-def _whole_numbers(text: str, option: str, lowest: int, highest: int) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(lowest <= number <= highest for number in numbers):
-        raise typer.BadParameter(f"{option} takes whole numbers from {lowest} on, with commas")
-    return list(dict.fromkeys(numbers))
-
-
-def _place() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` and torchrun say."""
-    try:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        rank = int(os.environ.get("RANK", "0")) if world > 1 else 0
-    except ValueError:
-        raise UserError("RANK and WORLD_SIZE must be whole numbers.") from None
-    if not 0 <= rank < world:
-        raise UserError(f"RANK {rank} is not one of WORLD_SIZE {world} processes.")
-    return rank, world
-
-
-def _own_device() -> str:
-    """A GPU of this machine for each process; the CPU where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-
-
-def _warn_of_gaps(missing: tuple[str, ...], left_out: int, notes: tuple[str, ...]) -> None:
-    from svd_vlm_ros.evaluation.tasks import some_of
-
-    for note in notes:
-        print_warning(note)
-    if missing:
-        print_warning(
-            f"{len(missing)} pictures are missing ({some_of(missing)}): their {left_out} questions "
-            "are not asked."
-        )
 
 
 @contextmanager

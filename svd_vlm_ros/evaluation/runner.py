@@ -8,122 +8,23 @@ precisions or conditions use the answers that are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from svd_vlm_ros import __version__
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import CLEAN, REPHRASED, Cell, corruption_of, plan_cells
 from svd_vlm_ros.evaluation.corruptions import corrupt
-from svd_vlm_ros.evaluation.looking import (
-    look,
-    relevance_of,
-    see,
-    selector_options,
-    tokens_read,
-)
-from svd_vlm_ros.evaluation.records import VERSION, Folder, ShardWriter, read_folder
+from svd_vlm_ros.evaluation.looking import look, see, tokens_read
+from svd_vlm_ros.evaluation.records import Folder, ShardWriter, read_folder
 from svd_vlm_ros.evaluation.rephrase import rephrase
-from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
+from svd_vlm_ros.evaluation.runs import Run, Shard, Told
 from svd_vlm_ros.evaluation.shown import LOOKS, asked_line, shown_lines
 from svd_vlm_ros.evaluation.tasks import Item, Task
+from svd_vlm_ros.evaluation.timing import time_cells
 
-REFUSALS = 3  # pictures that a cell may refuse, from the first one on, before it is impossible
 TOKEN_CAP = 1_000_000  # budgets are numbers here, an energy's cap is never used
-
-Told = Callable[[str, int, int], None]
-"""Called with what is being done, answers that are there, and answers that there will be."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What to run.
-
-    Attributes:
-        task: the questions.
-        model, device, seed: see `SceneEngine.load`. The seed is also that of corruptions, wordings
-            and the selector `random`.
-        precisions, selectors, budgets, conditions: what to combine, see `plan_cells`.
-        out: the folder of answers.
-        weights: a hash of the model's files.
-        times: pictures that are timed in each clean cell, one question alone; 0: none.
-        rank, world: this process's share: pictures rank, rank + world, ...
-    """
-
-    task: Task
-    model: str
-    precisions: tuple[str, ...]
-    selectors: tuple[str, ...]
-    budgets: tuple[int, ...]
-    conditions: tuple[str, ...]
-    out: Path
-    weights: str = ""
-    device: str = "auto"
-    seed: int = 0
-    times: int = 0
-    rank: int = 0
-    world: int = 1
-
-    def options(self, cell: Cell) -> dict[str, Any]:
-        """What a cell's selector is told."""
-        return selector_options(cell.selector, self.model, self.seed)
-
-    def settings(self) -> dict[str, Any]:
-        """What all answers of a folder have in common; anything else may differ between runs."""
-        return {
-            "version": VERSION,
-            "scoring": SCORING_VERSION,
-            "package": __version__,
-            "task": self.task.name,
-            "protocol": self.task.protocol,
-            "questions": self.task.fingerprint,
-            "model": self.model,
-            "weights": self.weights,
-            "device": _device_kind(self.device),
-            "seed": self.seed,
-            "relevance": relevance_of(self.model),
-        }
-
-
-@dataclass
-class Shard:
-    """One process's part of a run while it runs."""
-
-    run: Run
-    writer: ShardWriter
-    folder: Folder
-    told: Told
-    impossible: set[Cell] = field(default_factory=set)
-    done: int = 0
-    total: int = 0
-
-    def has_all(self, cell: Cell, items: Sequence[Item]) -> bool:
-        """Whether nothing is left to ask in a cell."""
-        return all(self.folder.has(cell.key, item.id) for item in items)
-
-    def refuse(self, cell: Cell, picture: str, reason: str, whatever_picture: bool = False) -> None:
-        """Record why a cell could not answer.
-
-        The cell is given up where it is not the picture's fault, or after a few pictures without
-        any answer.
-        """
-        self.write([{"record": "refused", "cell": cell.key, "picture": picture, "reason": reason}])
-        refused = self.folder.refused[cell.key]
-        none_yet = not self.folder.answers.get(cell.key)
-        if whatever_picture or (none_yet and len(refused) >= REFUSALS):
-            self.impossible.add(cell)
-
-    def write(self, lines: list[dict[str, Any]]) -> None:
-        """Put lines on file and into memory."""
-        self.writer.write(lines)
-        for line in lines:
-            self.folder.add(line)
 
 
 def run_shard(run: Run, told: Told = lambda what, done, total: None) -> tuple[Folder, list[Cell]]:
@@ -172,7 +73,7 @@ def _run_precision(
         shard.total += len(cells) * sum(len(items) for _, items in share)
         for key, items in share:
             _run_picture(shard, engine, cells, key, items, key in looked_at)
-        _time_cells(shard, engine, [c for c in cells if c.condition == CLEAN], share)
+        time_cells(shard, engine, [c for c in cells if c.condition == CLEAN], share)
         return cells
     finally:
         engine.close()
@@ -252,12 +153,6 @@ def _run_condition(
     shard.told("", shard.done, shard.total)
 
 
-def _device_kind(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device.partition(":")[0]
-
-
 def _prompt(item: Item, condition: str, seed: int) -> str:
     question = item.question
     if condition == REPHRASED:
@@ -276,49 +171,3 @@ def _line(cell: Cell, item: Item, answer: Answer, scene: Scene, task: Task) -> d
         "score": round(task.score(item, answer.text), 4),
         "tokens": round(tokens_read(scene, answer), 2),
     }
-
-
-def _time_cells(
-    shard: Shard, engine: SceneEngine, cells: list[Cell], share: list[tuple[str, list[Item]]]
-) -> None:
-    """Time what a user waits for: one new picture and one question, nothing shared."""
-    run = shard.run
-    wanted = [
-        cell
-        for cell in cells
-        if shard.folder.answers.get(cell.key)
-        and len(shard.folder.times.get(cell.key, [])) < run.times
-    ]
-    if run.rank or not wanted:
-        return
-    for key, items in share[: run.times]:
-        try:
-            image = run.task.read(key)
-        except UserError:
-            continue
-        for cell in wanted:
-            shard.told(f"timing {cell.selector} {cell.tokens}", shard.done, shard.total)
-            engine.use_selector(cell.selector, visual_tokens=cell.tokens, **run.options(cell))
-            for line in _timed(engine, image, items[0], cell, key):
-                shard.write([line])
-
-
-def _timed(
-    engine: SceneEngine, image: np.ndarray, item: Item, cell: Cell, key: str
-) -> Iterator[dict[str, Any]]:
-    for warm in (False, True):  # the first time of a new shape is never the usual one
-        try:
-            scene = engine.see(image)
-            answer = engine.ask(
-                scene, item.question + item.suffix, max_new_tokens=item.max_new_tokens
-            )
-        except UserError:
-            return
-        if warm:
-            yield {
-                "record": "time",
-                "cell": cell.key,
-                "picture": key,
-                "first_token": scene.timings.total + answer.timings.first_token,
-                "total": scene.timings.total + answer.timings.total,
-            }
