@@ -155,7 +155,6 @@ def test_the_volume_ends_where_the_span_is_full():
 STEADY = (
     "svd",
     "svd-cover",
-    "svd-pivoted",
     "visionzip",
     "hired",
     "trim",
