@@ -10,7 +10,6 @@ are the real ones.
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
 NODE, CAMERA = "svd_vlm_ros.node.perception", "svd_vlm_ros.scout.camera"
 CAMERA_RATE = 5.0  # Hz
 ANSWER_SECONDS = 60.0  # for one answer on a slow, busy machine
-OPEN_TRIES = (
-    20  # questions that may turn out open, because the scene had moved on, before the demo gives up
-)
+# Questions that may turn out open, because the scene had moved on, before the demo gives up.
+OPEN_TRIES = 20
 MADE_AT_MOST = 100  # rounds of questions that the world makes to find one
 PAUSE = 1.5  # s of the drive between two questions, so that they are about different pictures
 KINDS = (
@@ -117,7 +115,7 @@ def demo(
 
     private = domain.private_graph(domain.free_domain(start=os.getpid()))
     with (
-        _environment(private),
+        domain.environment(private),
         processes.running(_commands(seed, parameters)) as check_alive,
         demo_client.DemoClient(check_alive, keep_pictures=keep_picture is not None) as client,
     ):
@@ -290,22 +288,3 @@ def _print(asked: list[Asked], described: Described) -> None:
         f"  confidence {described.confidence:.2f}, "
         f"{described.visual_tokens_kept}/{described.visual_tokens_total} tokens"
     )
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """This process's environment with changes while the `with` lasts; `None` removes a variable."""
-    before = {name: os.environ.get(name) for name in changes}
-    _set_environment(changes)
-    try:
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

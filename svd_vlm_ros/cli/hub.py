@@ -17,13 +17,13 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svd_vlm_ros.cli.console import gigabytes
+from svd_vlm_ros.cli.hub_errors import sentences
 from svd_vlm_ros.errors import UserError
 
 WANTED_ENDINGS = (".safetensors", ".json")
@@ -69,7 +69,7 @@ def list_files(model: str, revision: str) -> HubModel:
     """What a model consists of. `UserError`: unknown, gated, offline, no safetensors."""
     from huggingface_hub import HfApi
 
-    with _sentences(model, revision):
+    with sentences(model, revision):
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
     files = []
     for found in info.siblings or ():
@@ -98,7 +98,7 @@ def fetch_config(model: HubModel) -> None:
 
     file = next(file for file in model.files if file.name == "config.json")
     for _ in range(2):
-        with _sentences(model.name, model.revision):
+        with sentences(model.name, model.revision):
             path = Path(hf_hub_download(model.name, file.name, revision=model.commit))
         if is_whole(path, file):
             config = read_json(path)
@@ -141,7 +141,7 @@ def fetch_weights(model: HubModel, count: Count) -> None:
             continue
         _make_folder(blobs)
         part = blobs / f"{file.sha256}.part"
-        with _sentences(model.name, model.revision), _CountedFile(part, count) as target:
+        with sentences(model.name, model.revision), _CountedFile(part, count) as target:
             _lock(target, file.name)
             if target.size() > file.size:
                 target.truncate(0)
@@ -171,7 +171,7 @@ def fetch_rest(model: HubModel) -> Path:
     """Fetch the small files and let huggingface_hub link all files into its snapshot folder."""
     from huggingface_hub import snapshot_download
 
-    with _sentences(model.name, model.revision):
+    with sentences(model.name, model.revision):
         folder = snapshot_download(
             model.name,
             revision=model.revision,  # by its name, so that the cache knows what e.g. "main" is
@@ -265,59 +265,3 @@ class _CountedFile(io.FileIO):
         after = super().truncate(size)
         self._count(after - before)
         return after
-
-
-@contextmanager
-def _sentences(model: str, revision: str) -> Iterator[None]:
-    """Turn what can go wrong between here and a hub into one sentence each."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-    except UserError:
-        raise
-    except errors.HFValidationError:
-        raise UserError(
-            f"'{model}' is neither a folder nor a hub id such as llava-hf/llava-1.5-7b-hf."
-        ) from None
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"{model} is gated: accept its terms at {constants.ENDPOINT}/{model}, then log in with "
-            "'hf auth login' or set HF_TOKEN."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{model} has no revision '{revision}'.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{constants.ENDPOINT} knows no model {model}: check the name; if it is private, "
-            "set HF_TOKEN."
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UserError(
-            "HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it for this command."
-        ) from error
-    except Exception as error:
-        raise UserError(_network_sentence(model, error, constants.ENDPOINT)) from error
-
-
-def _network_sentence(model: str, error: BaseException, endpoint: str) -> str:
-    """What to say of errors that huggingface_hub has no class for; its HTTP library has changed
-    twice.
-    """
-    import errno
-
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return "The disk is full: free some space, then run the command again; it continues."
-        if isinstance(cause, PermissionError):
-            return f"Can't write to {cause.filename}: set HF_HOME to a folder of yours."
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"Could not fetch {model} from {endpoint} ({reason}): check the network and run the "
-        "command again; what has arrived is kept."
-    )
