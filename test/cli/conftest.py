@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,44 +16,12 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from command import svd_vlm
+
+__all__ = ["svd_vlm"]
 
 MODEL = "test/tiny-llava"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        """What it said on stderr, without empty lines."""
-        return [line for line in self.err.splitlines() if line.strip()]
-
-
-def run_svd_vlm(*arguments: object, timeout: float = 110, **environment: str) -> Ran:
-    """Run `svd-vlm` in a process of its own, offline unless `environment` names a hub."""
-    known = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    done = subprocess.run(
-        [sys.executable, "-m", "svd_vlm_ros.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={name: value for name, value in known.items() if value},
-        cwd="/",  # never the checkout, whose package has no compiled interfaces
-        check=False,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
-
-
-@pytest.fixture(scope="session")
-def svd_vlm():
-    """The function that runs `svd-vlm` in a process of its own."""
-    return run_svd_vlm
 
 
 @pytest.fixture(scope="session")

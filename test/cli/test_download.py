@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Ran
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
@@ -50,17 +50,6 @@ def download(hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     use(hub.url)
     run.use = use
     return run
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.err.splitlines()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ another, what `generate` writes when it is given the kept tokens.
 import numpy as np
 import pytest
 import torch
+from checkpoints import MEAN, load_stock
 from transformers import AutoProcessor
 
 from svd_vlm_ros.engine import SceneEngine
@@ -56,8 +57,8 @@ def _until_end(ids, model):
     return tuple(ids[: ids.index(end)] if end in ids else ids)
 
 
-def check_none(folder, model_name, checkpoints, images):
-    stock = checkpoints.load_stock(folder)
+def check_none(folder, model_name, images):
+    stock = load_stock(folder)
     processor = AutoProcessor.from_pretrained(folder)
     engine = SceneEngine.load(
         model_name, precision="fp32", selector="none", aspect="crop", device="cpu"
@@ -73,19 +74,19 @@ def check_none(folder, model_name, checkpoints, images):
     return answers
 
 
-def test_none_equals_generate(checkpoint, checkpoints):
-    answers = check_none(checkpoint, str(checkpoint), checkpoints, pictures())
+def test_none_equals_generate(checkpoint):
+    answers = check_none(checkpoint, str(checkpoint), pictures())
     assert len(answers) >= 4  # of 6: even a random model looks at picture and question
 
 
 @needs_scout
-def test_none_equals_generate_with_scout(checkpoints):
+def test_none_equals_generate_with_scout():
     scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:2]]
-    check_none(scout_folder(), "scout", checkpoints, [*scenes, pictures()[0]])
+    check_none(scout_folder(), "scout", [*scenes, pictures()[0]])
 
 
-def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint, checkpoints):
-    stock = checkpoints.load_stock(small_checkpoint)
+def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint):
+    stock = load_stock(small_checkpoint)
     processor = AutoProcessor.from_pretrained(small_checkpoint)
     engine = SceneEngine.load(
         str(small_checkpoint),
@@ -97,7 +98,7 @@ def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint, c
     image = pictures()[0]
     answer = engine.ask(engine.see(image), QUESTIONS[0], max_new_tokens=TOKENS)
     side = max(image.shape)
-    colour = [int(255 * channel) for channel in checkpoints.MEAN]
+    colour = [int(255 * channel) for channel in MEAN]
     square = np.full((side, side, 3), colour, np.uint8)
     square[35:125] = image
     prompt = f"where is the nearest cone? USER: <image>\n{QUESTIONS[0]} ASSISTANT:"
@@ -107,8 +108,8 @@ def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint, c
 
 
 @pytest.mark.parametrize("selector", ["svd", "grid"])
-def test_kept_tokens_equal_generate_from_the_same_embeddings(checkpoint, checkpoints, selector):
-    stock = checkpoints.load_stock(checkpoint)
+def test_kept_tokens_equal_generate_from_the_same_embeddings(checkpoint, selector):
+    stock = load_stock(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
     engine = SceneEngine.load(
         str(checkpoint), precision="fp32", selector=selector, visual_tokens=16, aspect="crop"
@@ -131,8 +132,8 @@ def test_kept_tokens_equal_generate_from_the_same_embeddings(checkpoint, checkpo
             assert answer.prompt_tokens == len(rows)
 
 
-def test_the_features_are_those_that_transformers_projects(checkpoint, checkpoints):
-    stock = checkpoints.load_stock(checkpoint)
+def test_the_features_are_those_that_transformers_projects(checkpoint):
+    stock = load_stock(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
     engine = SceneEngine.load(str(checkpoint), precision="fp32", aspect="crop")
     for image in pictures():

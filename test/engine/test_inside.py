@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Selectors inside the language model, against a plain reading without caches (`plain.py`)."""
 
-import importlib.util
 import itertools
-from pathlib import Path
 
+import checkpoints
 import numpy as np
+import plain
 import pytest
 import torch
 
@@ -16,12 +16,6 @@ from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, make_selector, selector_names
 
-_spec = importlib.util.spec_from_file_location("plain", Path(__file__).parent / "plain.py")
-assert _spec is not None
-assert _spec.loader is not None
-plain = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(plain)
-
 INSIDE = ("fastv", "pyramiddrop", "sparsevlm", "atp")
 QUESTIONS = ("is the path clear?", "What colour is the car on the left, and what stands behind it?")
 generator = np.random.default_rng(0)
@@ -30,7 +24,7 @@ LAYERS, PATCHES, BUDGET = 8, 49, 24
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory, checkpoints):
+def deep(tmp_path_factory):
     """An engine with 49 patches, grouped heads and 8 layers, so that all stages have a place."""
     shape = checkpoints.SHAPES["112px-49-patches-grouped-heads"]
     checkpoints.SHAPES["deep"] = {

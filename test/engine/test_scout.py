@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine with the embedded model: exact selection on its features, and scenes asked twice."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from full_svd import full_svd_leverage, top
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.files import scout_folder
@@ -19,14 +17,6 @@ PICTURES = 12
 pytestmark = pytest.mark.skipif(
     not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
 )
-
-# The full SVD in float64 that the selector is compared with is written out in test_svd.py.
-_path = Path(__file__).parents[1] / "selection" / "test_svd.py"
-_spec = importlib.util.spec_from_file_location("svd_reference", _path)
-assert _spec is not None
-assert _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +36,10 @@ def test_kept_indices_equal_those_of_a_full_svd_on_features_of_scout(engine, pic
         features = engine.features(wide)
         patches = features.patches.float()
         valid = features.valid_indices()
-        scores = reference.full_svd_leverage(patches[valid].numpy())
+        scores = full_svd_leverage(patches[valid].numpy())
         for budget in BUDGETS:
             chosen = make_selector("svd")(features, Budget(budget)).indices
-            wanted = valid[torch.tensor(reference.top(scores, budget))]
+            wanted = valid[torch.tensor(top(scores, budget))]
             assert torch.equal(chosen, wanted), f"picture {number}, {budget} tokens"
 
 

@@ -99,7 +99,7 @@ def test_only_the_decoder_is_quantized(chosen, source, small_checkpoint):
 
 
 @pytest.mark.parametrize("chosen", ["int8", "int4"])
-def test_both_ways_to_quantize_give_the_same_weights(chosen, tmp_path, checkpoints):
+def test_both_ways_to_quantize_give_the_same_weights(chosen, tmp_path):
     """`from_pretrained` with its configuration, and our own for models built layer by layer."""
     built = load_llava("random:tiny", precision="bf16", device="cpu")
     built.model.save_pretrained(tmp_path)

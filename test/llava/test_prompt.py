@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+from checkpoints import make_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlavaProcessor
@@ -22,9 +23,9 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module", params=["llama", "scout"])
-def tokenizer(request, checkpoints):
+def tokenizer(request):
     if request.param == "llama":
-        return checkpoints.make_tokenizer()
+        return make_tokenizer()
     return AutoTokenizer.from_pretrained(scout_folder())
 
 

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the vision tower tells selectors, against transformers with eager attention."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from checkpoints import SHAPES, make_checkpoint
 from transformers import LlavaForConditionalGeneration
 
 from svd_vlm_ros.llava.loading import load_llava
@@ -15,17 +13,10 @@ from svd_vlm_ros.llava.projector import Projector, token_rows
 from svd_vlm_ros.llava.vision import VisionTower
 from svd_vlm_ros.selection import Budget, Selection, VisualFeatures, make_selector
 
-# The helper of test/llava: with `--import-mode=importlib` no folder of tests is on sys.path.
-_spec = importlib.util.spec_from_file_location(
-    "checkpoints", Path(__file__).parents[1] / "llava" / "checkpoints.py"
-)
-checkpoints = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(checkpoints)
 
-
-@pytest.fixture(scope="module", params=list(checkpoints.SHAPES))
+@pytest.fixture(scope="module", params=list(SHAPES))
 def folder(request, tmp_path_factory):
-    return checkpoints.make_checkpoint(tmp_path_factory.mktemp("tower"), request.param)
+    return make_checkpoint(tmp_path_factory.mktemp("tower"), request.param)
 
 
 def test_cls_attention_and_keys_are_those_of_eager_attention(folder):
