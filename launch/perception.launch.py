@@ -45,6 +45,7 @@ def generate_launch_description():
         override("reliability", parameter="camera.camera.reliability"),
         override("allow_random_model", bool),
         override("autostart", bool),
+        override("use_sim_time", bool),
     ]
     arguments = [
         DeclareLaunchArgument(
@@ -116,6 +117,12 @@ def generate_launch_description():
             "autostart",
             default_value="true",
             description="configure and activate the node; false: wait for a lifecycle manager",
+            choices=["true", "false"],
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value="false",
+            description="take the time from /clock, as for a bag replayed by ros2 bag play --clock",
             choices=["true", "false"],
         ),
         DeclareLaunchArgument(

@@ -20,7 +20,7 @@ from svd_vlm_ros.node.parameter_list import PARAMETERS
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 OF_CAMERA = {"image_topic": "image", "compressed": "false", "reliability": "auto"}
-OF_LAUNCH = {"params_file", "namespace", "log_level"}
+OF_LAUNCH = {"params_file", "namespace", "log_level", "use_sim_time"}
 
 
 def arguments(name: str) -> dict:
