@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topics `scene_description` and `fact_changed`: each camera's newest picture, once a period.
 
-Standing questions wait behind every question, and a description behind those; a question interrupts
-the description under way: it is left out, and the next period describes a newer picture. None is
-made twice of one picture.
+Standing questions wait behind questions, though not for ever, and a description behind those; a
+question interrupts the description under way: it is left out, and the next period describes a newer
+picture. None is made twice of one picture.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 
 from svd_vlm_ros.facts import FactTracker, Observation
 from svd_vlm_ros.msg import FactChanged, SceneDescription
+from svd_vlm_ros.node.failures import canceled
 from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 from svd_vlm_ros.node.looking import Glance
 from svd_vlm_ros.node.messages import description_message, fact_changed_message
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
 QUEUE = 10  # depth of the publishers
+FACT_PATIENCE = 3  # periods that standing questions let other questions go first
 _QUIET = (
     Status.STALE_IMAGE,
     Status.CANCELED,
@@ -48,6 +51,7 @@ class Descriptions:
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer: Timer | None = None
         self._under_way: dict[str, Glance] = {}  # by camera; those whose end was not seen yet
+        self._words: dict[str, Job[Reply]] = {}  # by camera; facts are known, words are to follow
         self._described: dict[str, object] = {}  # the message that was described last
         self._tracker = FactTracker()
         self._publisher = node.create_lifecycle_publisher(
@@ -78,6 +82,7 @@ class Descriptions:
         for camera in serving.cameras.values():
             latest = camera.latest
             if camera.name in self._under_way:
+                self._leave_out_words(serving, camera.name)
                 continue  # the model is slower than the period
             if latest is not None and latest.message is not self._described.get(camera.name):
                 self._begin(serving, camera)
@@ -96,7 +101,22 @@ class Descriptions:
         glance = Glance(question, facts=facts)
         priority = Priority.FACT if facts else Priority.DESCRIPTION
         self._under_way[camera.name] = glance
-        self._submit(serving, glance, priority, serving.looker.begin, self._begun)
+        patience = FACT_PATIENCE * settings.description_period if facts else math.inf
+        self._submit(serving, glance, priority, serving.looker.begin, self._begun, patience)
+
+    def _leave_out_words(self, serving: Serving, camera: str) -> None:
+        """End a description that questions have kept waiting for a period, once its facts are told.
+
+        While it waited, no other facts of its camera could be asked.
+        """
+        job = self._words.get(camera)
+        if job is None or job.began is not None:
+            return
+        current = serving.inference.current
+        behind = current is not None and current.priority is Priority.QUESTION
+        waited = time.monotonic() - job.submitted
+        if behind and waited > self._node.settings.description_period:
+            job.end(canceled(job.subject))
 
     def _submit(
         self,
@@ -105,7 +125,8 @@ class Descriptions:
         priority: Priority,
         work: Callable[[SceneEngine, Sequence[Job[Reply]]], Sequence[Reply]],
         on_end: Callable[[Serving, Glance, Reply], None],
-    ) -> None:
+        patience: float = math.inf,
+    ) -> Job[Reply]:
         job = Job(
             work,
             priority=priority,
@@ -113,18 +134,20 @@ class Descriptions:
             on_end=functools.partial(
                 self._node.in_executor, functools.partial(on_end, serving, glance)
             ),
+            patience=patience,
             subject=glance,
         )
         try:
             serving.inference.submit(job, limit=len(serving.cameras))
         except QueueFullError:
             self._over(glance)
+        return job
 
     def _begun(self, serving: Serving, glance: Glance, reply: Reply) -> None:
         """On the executor's thread: the facts are known, or all of it."""
         observations = self._observe(glance, reply)
         if reply.answer is None and reply.status is Status.OK and self._node.serving is serving:
-            self._submit(
+            self._words[glance.question.camera] = self._submit(
                 serving,
                 glance,
                 Priority.DESCRIPTION,
@@ -155,6 +178,7 @@ class Descriptions:
         camera = glance.question.camera
         if self._under_way.get(camera) is glance:
             del self._under_way[camera]
+            self._words.pop(camera, None)
 
     def _observe(self, glance: Glance, reply: Reply) -> list[Observation]:
         """Settle the values of the facts that were asked, and tell of those that are news."""

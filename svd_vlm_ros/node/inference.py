@@ -178,7 +178,7 @@ class InferenceThread:
                     self._waiting = [entry for entry in self._waiting if entry[1] not in taken]
                     self._current = jobs = [job for _, _, job in entries]
                     for job in jobs:
-                        job.interrupted = functools.partial(self._better_waits, job.priority)
+                        job.interrupted = functools.partial(self._better_waits, job.rank)
                     return jobs
                 self._condition.wait(_WAIT_FOR_PICTURE if self._waiting else None)
             return []
@@ -187,7 +187,7 @@ class InferenceThread:
         """The best job that is ready, and those right behind it that share its key."""
         entries: list[tuple[int, int, Job]] = []
         key: Hashable = None
-        for entry in sorted(self._waiting, key=lambda entry: entry[:2]):
+        for entry in sorted(self._waiting, key=lambda entry: (entry[2].rank, entry[1])):
             job = entry[2]
             if not job.ready():
                 continue

@@ -39,7 +39,8 @@ class Job(Generic[Result]):
     the same `key()`, and without a key there is one. `ready()` is asked before; a job that is not
     ready (its picture has not come) lets others go first. `failed(error)` makes a result of an
     exception. `on_end(result)` is called once, on the thread that ended the job. `seconds`: time
-    from now until the engine is to stop. `subject` is for `work` alone.
+    from now until the engine is to stop. `patience`: seconds that it lets questions go first.
+    `subject` is for `work` alone.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Job(Generic[Result]):
         ready: Callable[[], bool] = lambda: True,
         key: Callable[[], Hashable] = lambda: None,
         seconds: float = float("inf"),
+        patience: float = float("inf"),
         subject: Any = None,
     ) -> None:
         self.work = work
@@ -61,11 +63,11 @@ class Job(Generic[Result]):
         self.subject = subject
         self.submitted = time.monotonic()
         self.deadline = self.submitted + seconds
+        self.patience = patience
         self.began: float | None = None  # time.monotonic()
         self.result: Result | None = None
-        self.interrupted: Callable[[], bool] = lambda: (
-            False
-        )  # set by the thread: a better job waits
+        # Set by the thread: a better job waits.
+        self.interrupted: Callable[[], bool] = lambda: False
         self._failed = failed
         self._on_end = on_end
         self._ended = threading.Event()
@@ -76,6 +78,13 @@ class Job(Generic[Result]):
     def ended(self) -> bool:
         """Whether it has its result."""
         return self._ended.is_set()
+
+    @property
+    def rank(self) -> Priority:
+        """Its priority; once its patience is over, that of a question that came when it did."""
+        if time.monotonic() - self.submitted > self.patience:
+            return min(self.priority, Priority.QUESTION)
+        return self.priority
 
     @property
     def canceled(self) -> bool:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rclpy.parameter import Parameter
 
@@ -23,13 +24,51 @@ FEWEST_TOKENS = 16  # to which the node lowers the budget by itself
 _CONTROLS = 100  # changes of the engine that may wait
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the engine that follows parameters, all of `names` together, by `apply`."""
+
+    what: str
+    names: tuple[str, ...]
+    apply: Callable[[SceneEngine, Settings], None]
+
+    def values(self, settings: Settings) -> tuple[Any, ...]:
+        """What it depends on."""
+        return tuple(getattr(settings, name) for name in self.names)
+
+    def parameters(self, settings: Settings) -> list[Parameter]:
+        """The parameters with these values."""
+        values = [
+            (list(value) or [""]) if isinstance(value, tuple) else value
+            for value in self.values(settings)
+        ]
+        return [
+            Parameter(name, value=value) for name, value in zip(self.names, values, strict=True)
+        ]
+
+
+def _use_selector(engine: SceneEngine, settings: Settings) -> None:
+    name, options = settings.selection
+    engine.use_selector(name, token_cap=settings.token_cap, **options)
+
+
+def _use_system_prompt(engine: SceneEngine, settings: Settings) -> None:
+    engine.use_system_prompt(settings.system_prompt)
+
+
+PARTS = (
+    Part("selector", ("selector", "selector_options", "token_cap"), _use_selector),
+    Part("system prompt", ("system_prompt",), _use_system_prompt),
+)
+
+
 class LiveChanges:
     """Follows the parameters of a configured node; runs on the executor's thread."""
 
     def __init__(self, node: PerceptionNode) -> None:
         self._node = node
         self._taking_back = False
-        self._known_good: tuple[Serving, Settings] | None = None  # what the engine obeys
+        self._known_good: dict[str, tuple[Serving, Settings]] = {}  # what each part obeys
 
     def check(self, changed: Sequence[Parameter]) -> None:
         """Raise `UserError` where a selector is meant that there is not; needs a loaded engine."""
@@ -62,17 +101,18 @@ class LiveChanges:
         if any(name == "facts" or name.startswith("fact.") for name in names):
             node.descriptions.facts_changed()
             if silent := parameters.silent_facts(node):
-                node.get_logger().warning(
-                    f"Fact '{silent[0]}' is not asked: set the parameter fact.{silent[0]}.question."
-                )
-        if parameters.changes_selection(changed) and not self._taking_back:
-            self._use_selector()
+                wanted = " and ".join(f"fact.{name}.question" for name in silent)
+                node.get_logger().warning(f"Not asked yet, for want of a question: set {wanted}.")
+        if not self._taking_back:
+            for part in PARTS:
+                if not names.isdisjoint(part.names):
+                    self._follow(part)
 
     def catch_up(self, loaded: Settings) -> None:
         """Obey what was set while the model was being loaded with these settings."""
-        settings = self._node.settings
-        if _selection(settings) != _selection(loaded):
-            self._use_selector()
+        for part in PARTS:
+            if part.values(self._node.settings) != part.values(loaded):
+                self._follow(part)
 
     def lower_budget(self, model: str) -> None:
         """Halve the number of visual tokens after the device was out of memory again and again."""
@@ -96,55 +136,47 @@ class LiveChanges:
             "is more memory."
         )
 
-    def _use_selector(self) -> None:
+    def _follow(self, part: Part) -> None:
         """Let the engine follow on its own thread; where it cannot, take the parameters back."""
         node = self._node
         configured, settings = node.configured, node.settings
         if configured is None or node.engine is None:
             return  # loading takes the new values
-        if self._known_good is None or self._known_good[0] is not configured:
-            self._known_good = (configured, configured.settings)
+        known = self._known_good.get(part.what)
+        if known is None or known[0] is not configured:
+            self._known_good[part.what] = (configured, configured.settings)
 
         def work(engine: SceneEngine, jobs: Sequence[Job[str]]) -> list[str]:
-            name, options = settings.selection
-            engine.use_selector(name, token_cap=settings.token_cap, **options)
+            part.apply(engine, settings)
             configured.answerer.scenes.clear()
             configured.looker.forget()
             return [""]
 
         def ended(why: str) -> None:
             if not why:
-                self._known_good = (configured, settings)
+                self._known_good[part.what] = (configured, settings)
             else:
-                node.in_executor(functools.partial(self._take_back, settings), why)
+                node.in_executor(functools.partial(self._take_back, part, settings), why)
 
         job: Job[str] = Job(
             work,
             priority=Priority.CONTROL,
-            failed=lambda error: f"Selector {settings.selector} cannot be used: {error}",
+            failed=lambda error: (
+                f"The {part.what} '{part.values(settings)[0][:60]}' cannot be used: {error}"
+            ),
             on_end=ended,
         )
         configured.inference.submit(job, _CONTROLS)
 
-    def _take_back(self, failed: Settings, why: str) -> None:
+    def _take_back(self, part: Part, failed: Settings, why: str) -> None:
         """Set the parameters to the values that the engine still obeys, where they are the same."""
         node = self._node
-        node.fault(f"The former selector stays in use. {why}")
-        if self._known_good is None or self._known_good[0] is not node.configured:
+        node.fault(f"The former {part.what} stays in use. {why}")
+        configured, good = self._known_good.get(part.what, (None, None))
+        if good is None or configured is not node.configured:
             return
-        if _selection(node.settings) != _selection(failed):
+        if part.values(node.settings) != part.values(failed):
             return  # another one was set meanwhile
-        good = self._known_good[1]
         self._taking_back = True  # the engine obeys these already
-        node.set_parameters(
-            [
-                Parameter("selector", value=good.selector),
-                Parameter("selector_options", value=list(good.selector_options) or [""]),
-                Parameter("token_cap", value=good.token_cap),
-            ]
-        )
+        node.set_parameters(part.parameters(good))
         self._taking_back = False
-
-
-def _selection(settings: Settings) -> tuple[object, ...]:
-    return settings.selector, settings.selector_options, settings.token_cap

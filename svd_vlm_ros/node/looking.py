@@ -38,6 +38,7 @@ class Glance(Asked):
     facts: tuple[Fact, ...] = ()
     look: Look | None = None
     small: np.ndarray | None = None  # thumbnail
+    key: object = None  # of `_Described`
     chances: tuple[tuple[float, ...], ...] = ()
 
 
@@ -102,8 +103,7 @@ class Looker:
         reply = self._answerer.reply(engine, job, look, answer, start, start.at)
         reply = replace(reply, facts=glance.chances)
         if reply.status is Status.OK and glance.small is not None:
-            key = self._key(engine, glance)
-            self._last[reply.camera] = _Described(key, glance.small, reply, time.monotonic())
+            self._last[reply.camera] = _Described(glance.key, glance.small, reply, time.monotonic())
         return [reply]
 
     def _look(self, engine: SceneEngine, glance: Glance) -> Reply | None:
@@ -114,8 +114,9 @@ class Looker:
         if settings.change_threshold > 0.0:
             picture = read_picture(camera, frame, settings.max_image_pixels)
             glance.small = thumbnail(picture)
+            glance.key = self._key(engine, glance)
             last = self._last.get(camera)
-            if last is not None and self._still_true(engine, glance, glance.small, last):
+            if last is not None and self._still_true(glance, glance.small, last):
                 self._answerer.tally.repeated += 1
                 assert last.reply.frame is not None
                 age = self._answerer.age(last.reply.frame)
@@ -128,13 +129,11 @@ class Looker:
         self._answerer.count(glance.look)
         return None
 
-    def _still_true(
-        self, engine: SceneEngine, glance: Glance, small: np.ndarray, last: _Described
-    ) -> bool:
+    def _still_true(self, glance: Glance, small: np.ndarray, last: _Described) -> bool:
         settings = self._settings()
         old = time.monotonic() - last.at
         return (
-            last.key == self._key(engine, glance)
+            last.key == glance.key
             and (settings.change_refresh == 0.0 or old < settings.change_refresh)
             and difference(last.small, small) < settings.change_threshold
         )

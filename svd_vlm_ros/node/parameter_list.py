@@ -41,7 +41,7 @@ PARAMETERS: tuple[Spec, ...] = (
         low=0,
         high=1024,
     ),
-    Spec("system_prompt", "", "Text before every question; empty: the model's own.", _AT_CONFIGURE),
+    Spec("system_prompt", "", "Text in front of every conversation; empty: none."),
     Spec(
         "aspect",
         "pad",

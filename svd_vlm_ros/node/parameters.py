@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _GROUPS = {"camera": CAMERA_PARAMETERS, "fact": FACT_PARAMETERS}
 _OF_GROUP = re.compile(r"(camera|fact)\.(\w+)\.(\w+)")
-_SELECTION = ("selector", "selector_options", "token_cap")
 
 
 def declare(node: Node) -> None:
@@ -140,11 +139,6 @@ def check_change(parameters: Iterable[Parameter], active: bool) -> None:
             parse_options(_named(value))
         elif match := re.fullmatch(r"fact\.(\w+)\.(\w+)", spec.name):
             _check_fact_part(match[1], match[2], value)
-
-
-def changes_selection(parameters: Iterable[Parameter]) -> bool:
-    """Whether one of them says how the visual tokens are chosen."""
-    return any(parameter.name in _SELECTION for parameter in parameters)
 
 
 def _given(node: Node) -> Mapping[str, Parameter]:

@@ -33,9 +33,9 @@ class Look:
 class SceneCache:
     """The last scene of each camera, found again only for the very same message and key.
 
-    The key is whatever else a scene depends on: selector and token budget. At most one scene a
-    camera is kept, since each holds the language model's cache of its picture in device memory
-    (0.5 MB a token for a 7B model in 16 bits).
+    The key is whatever else a scene depends on: selector, system prompt and token budget. At most
+    one scene a camera is kept, since each holds the language model's cache of its picture in device
+    memory (0.5 MB a token for a 7B model in 16 bits).
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class SceneCache:
         Raises:
             RequestError: NO_IMAGE where the picture cannot be read.
         """
-        key = (engine.info.selector, budget)
+        key = (engine.info.selector, engine.info.system_prompt, budget)
         scene = self.find(camera, frame, key)
         if scene is not None:
             return Look(frame, scene, reused=True)

@@ -87,7 +87,6 @@ class Settings:
             self.precision,
             self.device,
             self.cpu_threads,
-            self.system_prompt,
             self.aspect,
         )
 

@@ -106,6 +106,29 @@ def test_questions_go_before_descriptions_and_in_order(
     assert order == ["q1", "q2", "d1", "d2"]
 
 
+def test_patience_ends_and_gives_the_turn_of_a_question(
+    thread: InferenceThread, held: threading.Event
+) -> None:
+    """What has waited long enough goes before the questions that came later, not before earlier."""
+    order: list[str] = []
+    jobs = []
+    for name, priority, patience in [
+        ("q1", Priority.QUESTION, 0.0),
+        ("fact", Priority.FACT, 0.0),
+        ("patient", Priority.FACT, 1000.0),
+        ("q2", Priority.QUESTION, 0.0),
+    ]:
+        job, _ = make_job(
+            lambda engine, job, name=name: order.append(name), priority, patience=patience
+        )
+        jobs.append(job)
+        thread.submit(job, 10)
+    wait_for(lambda: jobs[1].rank is Priority.QUESTION)
+    held.set()
+    wait_for(lambda: all(job.ended for job in jobs))
+    assert order == ["q1", "fact", "q2", "patient"]
+
+
 def test_a_question_interrupts_a_description(thread: InferenceThread) -> None:
     began = threading.Event()
 

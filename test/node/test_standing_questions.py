@@ -143,6 +143,42 @@ def test_facts_change_live(robot: Robot) -> None:
     assert list(shown_and_told(robot, got, 3, "camera").facts) == []
 
 
+def test_facts_are_asked_under_a_steady_load_of_questions(robot: Robot) -> None:
+    """Again and again, and not once only: the words that wait behind the questions are left out."""
+    robot.start(description_period=0.05, max_new_tokens=4, change_threshold=0.0, **FACTS)
+    robot.show(image_message(picture(0), "front"), "front")
+    made, choose_many = [], SceneEngine.choose_many
+
+    def counted(engine: SceneEngine, scene: Any, asked: Any) -> Any:
+        made.append(asked)
+        return choose_many(engine, scene, asked)
+
+    waiting = [robot.send(camera="front") for _ in range(4)]
+    number = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SceneEngine, "choose_many", counted)
+
+        def asked_again() -> bool:
+            nonlocal number
+            for index, future in enumerate(waiting):
+                if future.done():
+                    assert future.result().status == AskScene.Response.OK
+                    waiting[index] = robot.send(camera="front")
+            number += 1
+            robot.publisher("front/image").publish(_stamped(robot, number))
+            return len(made) >= 4
+
+        wait_until(asked_again)
+    for future in waiting:
+        assert robot.result(future).status == AskScene.Response.OK
+
+
+def _stamped(robot: Robot, number: int) -> Any:
+    message = image_message(picture(number), "front")
+    message.header.stamp = robot.stamp()
+    return message
+
+
 def test_a_picture_without_news_is_not_described_again(
     robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +217,28 @@ def test_a_picture_without_news_is_not_described_again(
     set_parameters(robot, change_threshold=0.0)
     fourth = robot.show(image_message(small))
     wait_until(lambda: [one for one in got if one.header == fourth.header])
+
+
+def test_another_system_prompt_is_news_and_heard(robot: Robot) -> None:
+    """To questions and descriptions, at once; what cannot be used is taken back."""
+    robot.start(description_period=0.05, max_new_tokens=8)
+    got = listen(robot, SceneDescription, "scene_description")
+    wait_until(lambda: robot.other.count_publishers("/scene_description"))
+    plain = shown_and_told(robot, got, 1, "camera")
+    length = robot.ask().stats.prompt_tokens
+    (done,) = set_parameters(robot, system_prompt="be brief and kind.")
+    assert done.successful
+    wait_until(lambda: robot.node.engine.system_prompt)
+    said = shown_and_told(robot, got, 1, "camera")
+    assert not said.stats.scene_reused, "words after another prompt are other words"
+    assert said.stats.prompt_tokens > plain.stats.prompt_tokens
+    assert robot.ask().stats.prompt_tokens == length + (
+        said.stats.prompt_tokens - plain.stats.prompt_tokens
+    )
+    (done,) = set_parameters(robot, system_prompt="kind " * 20_000)
+    assert done.successful, "only the model can tell how much room it has"
+    wait_until(lambda: robot.node.settings.system_prompt == "be brief and kind.")
+    assert robot.ask().status == AskScene.Response.OK
 
 
 def test_other_settings_are_news(robot: Robot) -> None:
