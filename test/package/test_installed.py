@@ -152,5 +152,6 @@ def test_the_description_message_can_be_filled():
         "camera",
         "text",
         "confidence",
+        "facts",
         "stats",
     }

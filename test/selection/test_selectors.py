@@ -232,7 +232,7 @@ def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
 
 
 def test_unknown_names_and_options_are_told():
-    with pytest.raises(UserError, match="no selector 'fast': take one of svd, "):
+    with pytest.raises(UserError, match="no selector 'fast': take one of svd-cover, svd, "):
         make_selector("fast")
     with pytest.raises(UserError, match="'norm' has no option 'seed': it has none"):
         make_selector("norm", seed=1)
