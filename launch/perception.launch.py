@@ -136,8 +136,8 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "log_level",
             default_value="info",
-            description="debug, info, warn, error or fatal; perception:=debug for the lines of this "
-            "node (robot1.perception:=debug in a namespace) without those of ROS itself",
+            description="debug, info, warn, error or fatal; perception:=debug for the lines of "
+            "this node (robot1.perception:=debug in a namespace) without those of ROS itself",
         ),
     ]
     node = Node(
