@@ -104,7 +104,7 @@ def check_ros(
 
 
 def check_interfaces(outcome: Outcome) -> Check:
-    """AskScene, SceneDescription and InferenceStats, compiled."""
+    """The service, the action and the messages of this package, compiled."""
     if not outcome.error:
         return Check("interfaces", Status.OK, ", ".join(outcome.found["interfaces"]))
     return Check(

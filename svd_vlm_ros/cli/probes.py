@@ -44,12 +44,14 @@ def interfaces() -> Found:
     """The compiled interfaces of this package, loaded as rclpy loads them."""
     from rclpy.type_support import check_for_type_support
 
-    from svd_vlm_ros.msg import InferenceStats, SceneDescription
-    from svd_vlm_ros.srv import AskScene
+    from svd_vlm_ros import action, msg, srv
 
-    for interface in (InferenceStats, SceneDescription, AskScene):
+    messages = (msg.SceneDescription, msg.SceneFact, msg.FactChanged, msg.InferenceStats)
+    interfaces = (srv.AskScene, action.StreamAnswer, *messages)
+    for interface in (srv.AskScene, *messages):
         check_for_type_support(interface)
-    return {"interfaces": ["AskScene", "SceneDescription", "InferenceStats"]}
+    check_for_type_support(action.StreamAnswer.Goal)
+    return {"interfaces": [interface.__name__ for interface in interfaces]}
 
 
 def cv_bridge() -> Found:
