@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -71,7 +72,10 @@ class Client:
 class Clients:
     """The four clients and the operator, each a thread of its own, over one node."""
 
-    def __init__(self, node: Any, options: dict[str, Any], stopped: threading.Event) -> None:
+    def __init__(
+        self, node: Any, executor: Any, options: dict[str, Any], stopped: threading.Event
+    ) -> None:
+        self._executor = executor
         self.each = {name: Client() for name in ("ask", "stream", "cancel", "time out")}
         self.faults: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -160,17 +164,19 @@ class Clients:
             question="describe this", camera=camera, max_new_tokens=16, timeout=10.0
         )
         client.counts["sent"] += 1
-        sent = self._action.send_goal_async(
-            goal, feedback_callback=lambda told: pieces.append(told.feedback.piece)
+        sent = self._on_executor(
+            lambda: self._action.send_goal_async(
+                goal, feedback_callback=lambda told: pieces.append(told.feedback.piece)
+            )
         )
         if not finished(sent, PATIENCE):
             self._lost(name)
             return
         handle = sent.result()
-        result = handle.get_result_async()
+        result = self._on_executor(handle.get_result_async)
         if cancel:
             self._stopped.wait(0.05)
-            canceled = handle.cancel_goal_async()
+            canceled = self._on_executor(handle.cancel_goal_async)
             if not finished(canceled, PATIENCE):
                 self._lost(name)
                 return
@@ -181,6 +187,16 @@ class Clients:
         client.seconds.append(time.monotonic() - begun)
         response = result.result().result
         self._check(client, goal, response)
+
+    def _on_executor(self, call: Callable[[], Any]) -> Any:
+        """What the action client gives, on its executor's thread.
+
+        It notes a request after sending it, and drops a response that another thread has taken
+        before that.
+        """
+        task = self._executor.create_task(call)
+        finished(task, PATIENCE)
+        return task.result()
 
     def _lost(self, name: str) -> None:
         self.each[name].counts["lost"] += 1
@@ -287,8 +303,8 @@ def main() -> None:
     folder, options, stopped = role()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("soak_clients")
-    clients = Clients(node, options, stopped)
     executor = SingleThreadedExecutor()
+    clients = Clients(node, executor, options, stopped)
     executor.add_node(node)
     over = threading.Event()
 

@@ -68,18 +68,30 @@ class Spinner:
 
 
 class Stream:
-    """A goal of `stream_answer` on its way; `heard` has its feedback so far."""
+    """A goal of `stream_answer` on its way; `heard` has its feedback so far.
 
-    def __init__(self, client: ActionClient, goal: Any) -> None:
+    All calls go to the client on the thread of its `executor`: rclpy notes a request after it has
+    sent it, and loses a response that another thread has taken before.
+    """
+
+    def __init__(self, client: ActionClient, executor: Any, goal: Any) -> None:
         self.heard: list[Any] = []
-        self._sent = client.send_goal_async(
-            goal, feedback_callback=lambda message: self.heard.append(message.feedback)
+        self._executor = executor
+        self._sent = self._call(
+            lambda: client.send_goal_async(
+                goal, feedback_callback=lambda message: self.heard.append(message.feedback)
+            )
         )
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        task = self._executor.create_task(call)
+        wait_until(task.done)
+        return task.result()
 
     def cancel(self) -> Any:
         """Ask for the end; the server's reply."""
         wait_until(self._sent.done)
-        future = self._sent.result().cancel_goal_async()
+        future = self._call(self._sent.result().cancel_goal_async)
         wait_until(future.done)
         return future.result()
 
@@ -88,7 +100,7 @@ class Stream:
         wait_until(self._sent.done)
         handle = self._sent.result()
         assert handle.accepted
-        future = handle.get_result_async()
+        future = self._call(handle.get_result_async)
         wait_until(future.done)
         return future.result().status, future.result().result
 
@@ -178,7 +190,8 @@ class Robot:
         if self._streams is None:
             self._streams = ActionClient(self.other, StreamAnswer, "stream_answer")
             wait_until(self._streams.server_is_ready)
-        return Stream(self._streams, StreamAnswer.Goal(question=question, **fields))
+        goal = StreamAnswer.Goal(question=question, **fields)
+        return Stream(self._streams, self._others.executor, goal)
 
     @staticmethod
     def result(future: Any) -> Any:
