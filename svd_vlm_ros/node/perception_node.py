@@ -61,6 +61,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] | None = None
         self.closing = False
+        self._stream: StreamAction | None = None
         self._settings: Settings | None = None
         self._declaring = False
         self._configuration = Configuration(self)
@@ -138,8 +139,9 @@ class PerceptionNode(BackgroundLifecycleNode):
         self._configuration.release(max(end - time.monotonic(), 0.1))
 
     def destroy_node(self) -> None:
-        """Destroy the node with all that it made."""
-        self._stream.destroy()
+        """Destroy the node with all that it made; also one whose parameters were impossible."""
+        if self._stream is not None:
+            self._stream.destroy()
         super().destroy_node()
 
     def _stop_serving(self) -> None:
