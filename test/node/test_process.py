@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -106,8 +107,26 @@ class Remote:
             self._executor.spin_once(timeout_sec=0.05)
 
     def change(self, *transitions: int) -> None:
+        """Take the node through its states.
+
+        Between processes a request is lost while only one side has found the other, and so is a
+        reply ("client will not receive response"). So a transition that there is not is asked for
+        until a reply comes.
+        """
         client = self.node.create_client(ChangeState, "perception/change_state")
         self.spin_until(client.service_is_ready)
+        replies: list[Any] = []
+        asked = -math.inf
+
+        def connected() -> list[Any]:
+            nonlocal asked
+            if time.monotonic() - asked > 1.0:
+                asked = time.monotonic()
+                request = ChangeState.Request(transition=Transition(label="none"))
+                client.call_async(request).add_done_callback(replies.append)
+            return replies
+
+        self.spin_until(connected)
         for transition in transitions:
             request = ChangeState.Request(transition=Transition(id=transition))
             future = client.call_async(request)
