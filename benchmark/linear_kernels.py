@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from svd_vlm_ros.llava.packed import pack
 from svd_vlm_ros.llava.precision import quantize_linears
 
 SHAPES = ((4096, 4096), (4096, 11008))  # inputs, outputs
@@ -31,13 +32,19 @@ def bitsandbytes(weight: Tensor, precision: str) -> nn.Sequential:
     return layer.eval()
 
 
-def lean_int8(weight: Tensor) -> Product:
-    """What this package runs: bitsandbytes' weights and integers, fewer passes around them."""
-    from svd_vlm_ros.llava.int8 import make_lean
-
-    layer = bitsandbytes(weight, "int8")
-    make_lean(layer)
+def laid_out(layer: nn.Sequential) -> Product:
+    """What this package runs: the same weights, laid out for this CPU beforehand."""
+    if not pack(layer):
+        print(
+            "this CPU or this torch multiplies by no laid out weights: the next line is as before"
+        )
     return layer.eval()
+
+
+def bfloat16(weight: Tensor) -> nn.Sequential:
+    layer = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    layer[0].weight.data = weight.bfloat16()
+    return layer.requires_grad_(False)
 
 
 def torch_int8_weight_only(weight: Tensor) -> Product:
@@ -95,11 +102,11 @@ def main() -> None:
     torch.manual_seed(0)
     for inputs, outputs in SHAPES:
         weight = torch.randn(outputs, inputs) * 0.02
-        half = weight.bfloat16()
         products: dict[str, Product] = {
-            "bf16": lambda rows, half=half: nn.functional.linear(rows, half),
+            "bf16": bfloat16(weight),
+            "bf16, laid out": laid_out(bfloat16(weight)),
             "bitsandbytes int8": bitsandbytes(weight, "int8"),
-            "bitsandbytes int8, lean": lean_int8(weight),
+            "bitsandbytes int8, laid out": laid_out(bitsandbytes(weight, "int8")),
             "bitsandbytes NF4": bitsandbytes(weight, "int4"),
             "torch int8, weights only": torch_int8_weight_only(weight),
             "torch int8, both": torch_int8_both(weight),

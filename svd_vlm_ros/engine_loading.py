@@ -10,7 +10,9 @@ import torch
 from svd_vlm_ros.engine_types import EngineInfo
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.architecture import text_config
+from svd_vlm_ros.llava.heap import give_back
 from svd_vlm_ros.llava.loading import LoadedLlava, load_llava, resolve_device
+from svd_vlm_ros.llava.packed import pack
 from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
 from svd_vlm_ros.llava.preprocess import ASPECTS
 from svd_vlm_ros.selection import make_budget, make_selector
@@ -54,6 +56,8 @@ def load_parts(
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
     loaded = load_llava(model, precision=precision, device=device, seed=seed)
+    pack(loaded.model)
+    give_back()
     rows, columns = loaded.pictures.grid
     info = EngineInfo(
         model=model,

@@ -15,19 +15,26 @@ STEP = 64
 WASTE = 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prefix:
     """What the language model has read: the keys and values of each layer. Never written to.
 
+    Or what it will have read as soon as it is asked: then `unread` tokens are read in one pass with
+    the first question, and their keys and values are kept from there.
+
     Attributes:
-        layers: for each layer the keys and the values, [1, heads, length, head size].
-        length: tokens read, visual ones among them.
+        layers: for each layer the keys and the values, [1, heads, length, head size]; () until
+            they are read.
+        length: tokens, visual ones among them, read or not.
         reader: identifies the language model that read it; no other can continue it.
+        unread: a prefix (None: nothing), and the embeddings [n, hidden] behind it that make up the
+            rest; None: all is read.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     length: int
     reader: object
+    unread: tuple[Prefix | None, Tensor] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -65,7 +72,7 @@ class Workspace:
         self._held: weakref.ref[Prefix] | None = None  # weak: a scene that is let go frees its own
 
     def begin(self, prefix: Prefix | None, room: int) -> None:
-        """Hold a prefix (None: nothing), with nothing behind it and room for `room` more tokens."""
+        """Hold a prefix that was read (None: nothing), nothing behind it, and room for more."""
         length = prefix.length if prefix else 0
         held = self._held() if self._held else None
         fits = length + room <= self.capacity <= WASTE * (length + room + STEP)
@@ -106,19 +113,18 @@ class Workspace:
         self.lengths[layer] = end
         return held.narrow(2, 0, end), shown.narrow(2, 0, end)
 
-    def keep(self, reader: object) -> Prefix:
-        """A copy of all that is held, which has to be of one length in all layers, as a prefix.
+    def settle(self, prefix: Prefix) -> None:
+        """Fill a prefix that was not read with a copy of the first slots, where it now lies.
 
         The workspace goes on holding it.
         """
-        (length,) = set(self.lengths)
-        layers = tuple(
+        length = prefix.length
+        prefix.layers = tuple(
             (keys[:, :, :length].clone(), values[:, :, :length].clone())
             for keys, values in zip(self.keys, self.values, strict=True)
         )
-        prefix = Prefix(layers, length, reader)
+        prefix.unread = None
         self._held = weakref.ref(prefix)
-        return prefix
 
     def _allocate(self, slots: int) -> None:
         """New buffers of at least so many slots; what is in use is copied."""

@@ -59,19 +59,29 @@ class LanguageModel:
         """The embeddings [n, hidden] of n token ids."""
         return self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
 
-    def read(self, rows: Tensor, after: Prefix | None = None) -> Prefix:
-        """Read the embeddings [n, hidden] of tokens, text and picture alike.
+    def read(self, rows: Tensor) -> Prefix:
+        """Read the embeddings [n, hidden] of one or more tokens."""
+        prefix = self.later(rows, None)
+        self._begin(None, len(rows))
+        self.decoder.read(rows, self._cache)
+        self._cache.settle(prefix)
+        return prefix
+
+    def later(self, rows: Tensor, after: Prefix | None) -> Prefix:
+        """What will have been read with the first question behind it; nothing is computed.
+
+        A pass over few tokens takes nearly as long as one over twice as many, since each reads all
+        weights: a picture of 16 tokens is all but free together with a question.
 
         Args:
-            rows: one or more.
+            rows: embeddings [n, hidden], text and picture alike.
             after: what was read before them. It is left as it is.
 
         Returns:
-            All that was read, `after` among it.
+            All of it, `after` among it.
         """
-        self._begin(after, len(rows))
-        self.decoder.read(rows, self._cache)
-        return self._cache.keep(self._identity)
+        length = len(rows) + (after.length if after else 0)
+        return Prefix((), length, self._identity, (after, rows))
 
     def pruning(self, selector: InsideSelector, budget: Budget, visual_tokens: int) -> Pruning:
         """What drops visual tokens while one question is read, for `write` and `score`.
@@ -93,14 +103,17 @@ class LanguageModel:
         The writer must be done before this model is used again: they share a workspace.
 
         Args:
-            prefix: is left as it is.
+            prefix: is left as it is, but for being read with the questions where it was not.
             questions: the embeddings [n, hidden] of each.
             limits: the most tokens of each answer.
             between: may drop tokens of a single question; see `Decoder.read`.
         """
         room = sum(map(len, questions)) + sum(min(ROOM, limit) for limit in limits)
-        self._begin(prefix, room)
-        return Writer(self.decoder, self._head, self._cache, questions, limits, between, self._step)
+        lead = self._begin(prefix, room)
+        return Writer(
+            *(self.decoder, self._head, self._cache, questions, limits, between, self._step),
+            lead=None if lead is None else prefix,
+        )
 
     def score(
         self,
@@ -116,7 +129,7 @@ class LanguageModel:
         are read once and are held once.
 
         Args:
-            prefix: is left as it is.
+            prefix: as in `write`.
             asked: for each question its embeddings [n, hidden], and the token ids of its texts,
                 one or more of one or more tokens.
             between: may drop tokens of a single question, which is then read in a pass of its own.
@@ -127,16 +140,19 @@ class LanguageModel:
         texts = [list(texts) for _, texts in asked]
         words = [self.embed([token for text in some for token in text]) for some in texts]
         questions = [question for question, _ in asked]
-        self._begin(prefix, sum(map(len, questions)) + sum(map(len, words)))
+        lead = self._begin(prefix, sum(map(len, questions)) + sum(map(len, words)))
         if between is not None:
             (question,) = questions
             last = self.decoder.read(question, self._cache, between=between)[-1:]
             layout = _Layout([0], texts, self.decoder)
             hidden = torch.cat([self._read_layout(words, layout), last])
         else:
-            layout = _Layout([len(question) for question in questions], texts, self.decoder)
+            ahead = 0 if lead is None else len(lead)
+            layout = _Layout([len(question) for question in questions], texts, self.decoder, ahead)
             rows = [part for pair in zip(questions, words, strict=True) for part in pair]
-            hidden = self._read_layout(rows, layout)
+            hidden = self._read_layout(rows if lead is None else [lead, *rows], layout)
+            if lead is not None:
+                self._cache.settle(prefix)
         before = sorted(set(layout.before))
         place = {row: index for index, row in enumerate(before)}
         chances = self._head(hidden[before]).float().log_softmax(dim=1)
@@ -149,10 +165,17 @@ class LanguageModel:
             torch.cat(list(rows)), self._cache, offsets=layout.offsets, mask=layout.mask
         )
 
-    def _begin(self, prefix: Prefix | None, room: int) -> None:
+    def _begin(self, prefix: Prefix | None, room: int) -> Tensor | None:
+        """Hold a prefix, or what was read of it: then the rest [n, hidden] is to be read now."""
+        if prefix is None or prefix.unread is None:
+            lead, held = None, prefix
+        else:
+            held, lead = prefix.unread
+            room += len(lead)
         if prefix is not None and prefix.reader is not self._identity:
             raise ValueError("this scene was made by another engine")
-        self._cache.begin(prefix, room)
+        self._cache.begin(held, room)
+        return lead
 
 
 class _Layout:
@@ -166,7 +189,11 @@ class _Layout:
     """
 
     def __init__(
-        self, questions: Sequence[int], texts: Sequence[Sequence[Sequence[int]]], decoder: Decoder
+        self,
+        questions: Sequence[int],
+        texts: Sequence[Sequence[Sequence[int]]],
+        decoder: Decoder,
+        ahead: int = 0,
     ) -> None:
         """Lay out.
 
@@ -174,19 +201,20 @@ class _Layout:
             questions: the length of each question; 0 where a single one was read before.
             texts: the tokens of each question's texts.
             decoder: for dtype and device.
+            ahead: tokens in front of the questions that all of them see.
         """
         pairs = list(zip(questions, texts, strict=True))
         blocks = [n for length, some in pairs for n in (length, *map(len, some))]
-        total = sum(blocks)
-        mask = block_mask(blocks, decoder)
-        offsets: list[int] = []
+        total = ahead + sum(blocks)
+        mask = block_mask(blocks, decoder, ahead)
+        offsets = list(range(ahead))
         self.before: list[int] = []
         for length, some in pairs:
             question = len(offsets)
-            offsets += range(length)
+            offsets += range(ahead, ahead + length)
             for text in some:
                 start = len(offsets)
-                offsets += range(length, length + len(text))
+                offsets += range(ahead + length, ahead + length + len(text))
                 mask[start : start + len(text), question : question + length] = 0.0
                 # The first token of a text is foretold by the question's last one.
                 first = question + length - 1 if length else total

@@ -102,10 +102,6 @@ def load_llava(
                 f"bitsandbytes can't quantize on {place} ({error}): see 'svd-vlm doctor', or take "
                 "bf16 or fp16."
             ) from error
-    if precision == "int8" and place.type == "cpu":
-        from svd_vlm_ros.llava.int8 import make_lean
-
-        make_lean(model)
     model.eval().requires_grad_(False)
     check_quantized(model, precision)
     give_back()

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.packed import PackedLinear
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -198,10 +199,10 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):  # bitsandbytes' layers are subclasses
+        if isinstance(module, nn.Linear):  # of which all others are subclasses
             component = next((part for part in COMPONENTS if part in name.split(".")), "other")
             totals[component] += 1
-            counts[component] += type(module) is not nn.Linear
+            counts[component] += type(module) not in (nn.Linear, PackedLinear)
     return {component: (counts[component], totals[component]) for component in COMPONENTS}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svd_vlm_ros.llava.cache import Workspace
+from svd_vlm_ros.llava.cache import Prefix, Workspace
 from svd_vlm_ros.llava.compiled import CompiledStep, greedy
 from svd_vlm_ros.llava.decoder import Between, Decoder
 
@@ -46,6 +46,7 @@ class Writer:
         between: Between | None = None,
         compiled: CompiledStep | None = None,
         ahead: bool | None = None,
+        lead: Prefix | None = None,
     ) -> None:
         """Nothing is computed before the first step.
 
@@ -57,12 +58,15 @@ class Writer:
             between: may drop tokens of a question; of a single one only.
             compiled: writes the tokens of a single answer; None: the decoder does.
             ahead: see above; None: as the device asks for.
+            lead: a prefix that is read in front of the questions, in the same pass; not together
+                with `between`.
         """
-        if between is not None and len(questions) != 1:
+        if between is not None and (len(questions) != 1 or lead is not None):
             raise ValueError("tokens can be dropped from one question at a time")
         self._decoder, self._head, self._cache = decoder, head, cache
         self._questions, self._limits = questions, limits
         self._between, self._compiled = between, compiled
+        self._lead = lead
         cuda = decoder.device.type == "cuda"
         self._ahead = cuda if ahead is None else ahead
         self._asked = [0] * len(questions)  # tokens of each that were asked for
@@ -114,22 +118,35 @@ class Writer:
 
     def _first(self, rows: tuple[int, ...]) -> Tensor:
         """Read the questions; the last hidden states [r, hidden] of some."""
-        self._held = self._cache.lengths[0]
+        read = list(self._questions)
+        ahead = 0
+        if self._lead is not None and self._lead.unread is not None:
+            ahead = len(self._lead.unread[1])
+            read.insert(0, self._lead.unread[1])
+        self._held = self._cache.lengths[0] + ahead
         if len(self._questions) == 1:
-            hidden = self._decoder.read(self._questions[0], self._cache, between=self._between)
+            one = torch.cat(read) if ahead else read[0]
+            hidden = self._decoder.read(one, self._cache, between=self._between)
+            self._settle()
             return hidden[-1:]
         lengths = [len(question) for question in self._questions]
-        block = block_mask(lengths, self._decoder)
-        offsets = torch.cat([torch.arange(length) for length in lengths]).to(block.device)
-        hidden = self._decoder.read(
-            torch.cat(list(self._questions)), self._cache, offsets=offsets, mask=block
-        )
-        ends = torch.tensor(lengths).cumsum(0) - 1
+        block = block_mask(lengths, self._decoder, ahead)
+        places = [torch.arange(ahead), *(ahead + torch.arange(length) for length in lengths)]
+        offsets = torch.cat(places).to(block.device)
+        hidden = self._decoder.read(torch.cat(read), self._cache, offsets=offsets, mask=block)
+        self._settle()
+        ends = ahead + torch.tensor(lengths).cumsum(0) - 1
         room = sum(lengths) + sum(self._limits)
         self._sees = block.new_full((len(lengths), room), -torch.inf)
-        self._sees[:, : sum(lengths)] = block[ends]  # the last token of each sees all of its own
-        self._begins = torch.tensor(lengths, device=block.device)
+        # The last token of each sees all of its own.
+        self._sees[:, : sum(lengths)] = block[ends, ahead:]
+        self._begins = ahead + torch.tensor(lengths, device=block.device)
         return hidden[ends[list(rows)]]
+
+    def _settle(self) -> None:
+        if self._lead is not None:
+            self._cache.settle(self._lead)
+            self._lead = None
 
     def _next(self, rows: tuple[int, ...]) -> Tensor:
         """Read the token that was written last of some answers; their hidden states [r, hidden]."""
@@ -149,16 +166,22 @@ class Writer:
         )
 
 
-def block_mask(lengths: Sequence[int], decoder: Decoder) -> Tensor:
+def block_mask(lengths: Sequence[int], decoder: Decoder, ahead: int = 0) -> Tensor:
     """The mask of texts that lie behind each other: each token sees its own text up to itself.
+
+    Args:
+        lengths: of the texts.
+        decoder: for dtype and device.
+        ahead: tokens in front of the texts, of a first one that all others see.
 
     Returns:
         [n, n] for n tokens of all texts, 0 or -inf, in the decoder's dtype and on its device.
     """
-    total = sum(lengths)
+    total = ahead + sum(lengths)
     mask = torch.full((total, total), -torch.inf, dtype=decoder.dtype)
+    mask[ahead:, :ahead] = 0.0
     start = 0
-    for length in lengths:
+    for length in (ahead, *lengths):
         block = torch.full((length, length), -torch.inf).triu(1)
         mask[start : start + length, start : start + length] = block
         start += length
