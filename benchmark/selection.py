@@ -7,6 +7,11 @@ Times are the best of several runs on random features of LLaVA-1.5's size (576 x
 4096), the selection alone; with one thread on a CPU the time that the process was running, which
 what else runs on the machine hardly touches. `tome` is left out: its work is the tower's.
 
+The rows of `svd` with `warm_start` are the medians along streams: of features whose singular values
+fall by a factor from one to the next and of which each picture is new by a share (its amplitude),
+and of scout's drive at a number of pictures a second; beside them how many of the pictures were
+accepted, and the rank k.
+
 Steadiness is the share of kept patches that change when the features of scout's held-out scenes
 are rounded to float16. `trim` and `cdpruner` compare by words.
 """
@@ -14,6 +19,7 @@ are rounded to float16. `trim` and `cdpruner` compare by words.
 import argparse
 import time
 from dataclasses import replace
+from statistics import median
 
 import torch
 
@@ -21,9 +27,11 @@ from svd_vlm_ros.llava.clip_text import word_relevance
 from svd_vlm_ros.llava.loading import load_llava
 from svd_vlm_ros.llava.preprocess import preprocess
 from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, Encoder, VisualFeatures, make_selector, selector_names
+from svd_vlm_ros.selection.svd import dominant_subspace
 
 BUDGETS = (192, 64, 16)
 ROUNDED = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
@@ -65,6 +73,57 @@ def milliseconds(select, features, budget):
     return 1e3 * best
 
 
+def slowly_changing(decay, step, count=16):
+    """Features of LLaVA-1.5's size, rounded to bfloat16; `decay` from one singular value on."""
+    generator = torch.Generator().manual_seed(0)
+    strength, stay = decay ** torch.arange(576), (1 - step**2) ** 0.5
+    left = torch.randn(576, 576, generator=generator)
+    right = torch.randn(576, 1024, generator=generator)
+    for _ in range(count):
+        yield VisualFeatures((left * strength @ right).bfloat16(), (24, 24))
+        left = stay * left + step * torch.randn(576, 576, generator=generator)
+        right = stay * right + step * torch.randn(576, 1024, generator=generator)
+
+
+def driven(rate, count=16):
+    loaded = load_llava("scout", precision="fp32", device="cpu")
+    tower = VisionTower(loaded.model)
+    for number in range(count):
+        picture = preprocess(render(drive(3 + number / rate)), loaded.pictures, "pad")
+        yield tower(picture, frozenset())
+
+
+def along(pictures, tokens=64):
+    """Of `svd` along a stream: ms without and with warm start, and how many were accepted."""
+    plain, warm = make_selector("svd"), make_selector("svd", warm_start=True)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    taken = {plain: [], warm: []}
+    for picture in pictures:
+        for select, times in taken.items():
+            begun = clock()
+            select(picture, Budget(tokens)).indices.cpu()
+            times.append(1e3 * (clock() - begun))
+    rank = dominant_subspace(picture.patches).shape[1]
+    without, with_it = (median(times[1:]) for times in taken.values())
+    return without, with_it, warm.warm, len(taken[warm]) - 1, rank
+
+
+def print_streams():
+    print("svd along streams, 64 tokens, CPU: ms without / with warm_start, ratio")
+    streams = {
+        f"x {decay}, {100 * step:g} % new": slowly_changing(decay, step)
+        for decay in (0.95, 0.98, 0.985, 0.995)
+        for step in (0.01, 0.2, 1)
+    }
+    streams |= {f"scout, {rate} a second": driven(rate) for rate in (30, 10, 1)}
+    for name, pictures in streams.items():
+        without, with_it, warm, count, rank = along(pictures)
+        print(
+            f"  {name:20} {without:.1f} / {with_it:.1f}, {without / with_it:.2f}; "
+            f"{warm.accepted} of {count} accepted, {warm.fallen_back} fell back, k = {rank}"
+        )
+
+
 def seen_by_scout(count):
     loaded = load_llava("scout", precision="fp32", device="cpu")
     tower = VisionTower(loaded.model)
@@ -101,6 +160,7 @@ def main():
         if name != "tome":
             times = [milliseconds(make(name), features, budget) for budget in BUDGETS]
             print(f"  {name:12}", " / ".join(f"{value:.1f}" for value in times))
+    print_streams()
     if not options.scenes:
         return
     pictures = list(seen_by_scout(options.scenes))

@@ -4,7 +4,8 @@
 What it is given of a picture, `VisualFeatures`, is in `selection/features.py`.
 
 A selector is a pure function on tensors: it knows no model, keeps no state and changes none of its
-inputs. `docs/selectors.md` shows how to add one.
+inputs. (Where `svd` remembers the last picture, `warm_start`, what it keeps does not depend on it.)
+`docs/selectors.md` shows how to add one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -18,6 +19,7 @@ from svd_vlm_ros.selection.interface import (
     keep_highest,
 )
 from svd_vlm_ros.selection.sets import gram
+from svd_vlm_ros.selection.warm import WarmStart
 
 Rank = Literal["energy", "budget"]
 
@@ -67,6 +69,10 @@ class SvdPrune:
         rank: how k is chosen.
         rank_energy: the share of the squared singular values that U_k stands for, 0 < e <= 1.
         centre: take the mean patch away first.
+        warm_start: for a stream of pictures: start from the last picture's subspace, and decompose
+            anew where that does not prove the same patches (`selection/warm.py`). The selection is
+            the same; scores for display are within 1e-6. Then a selector has a state, `warm`, and
+            belongs to one thread.
     """
 
     name: ClassVar[str] = "svd"
@@ -74,6 +80,7 @@ class SvdPrune:
     rank: Rank = "energy"
     rank_energy: float = 0.9
     centre: bool = False
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         if self.rank not in get_args(Rank):
@@ -83,13 +90,44 @@ class SvdPrune:
                 f"The svd selector's rank_energy must be above 0 and at most 1, "
                 f"not {self.rank_energy}."
             )
+        if not isinstance(self.warm_start, bool):
+            raise UserError(
+                f"The svd selector's warm_start is True or False, not '{self.warm_start}'."
+            )
+
+    @cached_property
+    def warm(self) -> WarmStart:
+        """What `warm_start` remembers of the last picture, and how often that was enough."""
+        return WarmStart()
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep the patches of highest leverage. See the class for the rule."""
         patches = features.patches[features.valid_indices()]
         largest_rank = budget.tokens if self.rank == "budget" else None
-        scores = leverage(patches, self.rank_energy, largest_rank=largest_rank, centre=self.centre)
+        if self.warm_start:
+            scores = self._from_last(patches.to(torch.float64), largest_rank, budget)
+        else:
+            scores = leverage(
+                patches, self.rank_energy, largest_rank=largest_rank, centre=self.centre
+            )
         return keep_highest(scores, features, budget)
+
+    def _from_last(self, matrix: Tensor, largest_rank: int | None, budget: Budget) -> Tensor:
+        if self.centre:
+            matrix = matrix - matrix.mean(dim=0)
+        products = gram(matrix if len(matrix) <= matrix.shape[1] else matrix.T).cpu()
+        target = (self.rank_energy - ENERGY_RESOLUTION) * float(products.trace())
+        limit = len(products) if largest_rank is None else min(largest_rank, len(products))
+        scores = self.warm.scores(matrix, products, target, limit, budget)
+        if scores is not None:
+            return scores
+        return leverage(
+            matrix,
+            self.rank_energy,
+            largest_rank=largest_rank,
+            products=products,
+            memory=self.warm,
+        )
 
 
 def leverage(
@@ -98,6 +136,8 @@ def leverage(
     *,
     largest_rank: int | None = None,
     centre: bool = False,
+    products: Tensor | None = None,
+    memory: WarmStart | None = None,
 ) -> Tensor:
     """Leverage scores l_i = |U_k[i]|^2 / k of the rows of a matrix; see `SvdPrune`.
 
@@ -106,11 +146,20 @@ def leverage(
         rank_energy: k is the smallest rank with this share of the squared singular values.
         largest_rank: k is at most this; None: no limit.
         centre: take the mean row away first.
+        products: see `dominant_subspace`.
+        memory: is told the eigenvectors.
 
     Returns:
         float64 [n], summing to 1, on the device of `patches`.
     """
-    top = dominant_subspace(patches, rank_energy, largest_rank=largest_rank, centre=centre)
+    top = dominant_subspace(
+        patches,
+        rank_energy,
+        largest_rank=largest_rank,
+        centre=centre,
+        products=products,
+        memory=memory,
+    )
     if not top.shape[1]:
         rows = len(patches)
         return torch.full((rows,), 1.0 / rows, dtype=torch.float64, device=patches.device)
@@ -125,11 +174,13 @@ def dominant_subspace(
     largest_rank: int | None = None,
     centre: bool = False,
     products: Tensor | None = None,
+    memory: WarmStart | None = None,
 ) -> Tensor:
     """U_k: what spans the columns of a matrix but for a rest of its energy; see `SvdPrune`.
 
     Takes what `leverage` takes, and in `products` the scalar products of the rows (centred, where
-    that is wanted), float64 [n, n], where they are known already.
+    that is wanted), float64 [n, n], where they are known already; of the columns, [D, D], where
+    these are fewer.
 
     Returns:
         float64 [n, k], orthonormal columns, on the device of `patches`; k = 0 for a matrix of
@@ -140,10 +191,8 @@ def dominant_subspace(
         matrix = matrix - matrix.mean(dim=0)
     rows, columns = matrix.shape
     wide = rows <= columns
-    if not wide:
-        products = gram(matrix.T)
-    elif products is None:
-        products = gram(matrix)
+    if products is None or len(products) != min(rows, columns):
+        products = gram(matrix if wide else matrix.T)
     # eigh returns ascending eigenvalues: the squared singular values, S^2, from the other end.
     energies, vectors = torch.linalg.eigh(products.cpu())
     energies = energies.flip(0).clamp(min=0.0)
@@ -152,7 +201,10 @@ def dominant_subspace(
     k = rank_of(energies, rank_energy)
     if largest_rank is not None:
         k = min(k, largest_rank)
-    top = vectors.flip(1)[:, :k].to(patches.device)
+    vectors = vectors.flip(1)
+    if memory is not None:
+        memory.remember(vectors, k, (rows, columns))
+    top = vectors[:, :k].to(patches.device)
     if not wide:
         top = matrix @ (top / energies[:k].sqrt().to(patches.device))
     return top

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_volume
 from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures
 from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, ranked, tokens_of
@@ -28,10 +29,16 @@ class SvdPivoted(SvdPrune):
     the first k.) Where even that is used up, more tokens than F has dimensions, the rest is taken
     by leverage.
 
-    The options are those of `svd`, and so is the cost, with some ms on top.
+    The options are those of `svd`, and so is the cost, with some ms on top. Only `warm_start` is
+    not to be had: its proof is about leverage, and of a chain of pivots there is none.
     """
 
     name: ClassVar[str] = "svd-pivoted"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warm_start:
+            raise UserError("The svd-pivoted selector has no warm_start: take svd.")
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep what stands out. The scores are the leverage."""
