@@ -7,10 +7,10 @@
     engine.choose(scene, "is the path clear?", ["yes", "no"]).probabilities
 
 SVD-Prune chooses tokens by the picture alone, so that everything up to the question is computed
-once: `see` encodes, selects, projects, and lets the language model read the picture. Each question
-continues from there, and questions that wait together are answered in one batch. A selector that
-looks at the question can't share: then `see` encodes, and each question does the rest for itself
-(`Scene.shareable`).
+once: `see` encodes, selects and projects, and the language model reads the picture together with
+the first question. Each further one continues from there, and questions that wait together are
+answered in one batch. A selector that looks at the question can't share: then `see` encodes, and
+each question does the rest for itself (`Scene.shareable`).
 
 `engine_loading` brings the parts, `engine_looking` makes scenes, `engine_asking` answers,
 `engine_types` has the values.
@@ -382,6 +382,15 @@ class SceneEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    @property
+    def loaded(self) -> LoadedLlava:
+        """The model itself, for measuring it and for looking into it; it is not to be changed.
+
+        Raises:
+            RuntimeError: the engine was closed.
+        """
+        return self._open()
 
     def _open(self) -> LoadedLlava:
         if self._loaded is None:

@@ -66,9 +66,7 @@ class Rule:
 
 
 class Looker:
-    """Looks at pictures: preprocess, encode, select, project, and read them behind the system
-    prompt, which is read once.
-    """
+    """Looks at pictures: preprocess, encode, select, project. The system prompt is read once."""
 
     def __init__(
         self, loaded: LoadedLlava, language: LanguageModel, before: Sequence[int], aspect: str
@@ -153,7 +151,7 @@ class Looker:
             select_seconds = watch.lap()
             tokens = self.projector(features, selection)
             project_seconds = watch.lap()
-            prefix = self._language.read(tokens.to(self._language.decoder.dtype), self.system)
+            prefix = self._language.later(tokens.to(self._language.decoder.dtype), self.system)
             kept = len(tokens)
         return Scene(
             selection=selection,

@@ -63,7 +63,11 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class SceneTimings:
-    """Seconds that each stage of `see` took."""
+    """Seconds that each stage of `see` took.
+
+    `prefill` is the reading of the system prompt, once for all pictures; a picture is read with the
+    first question.
+    """
 
     preprocess: float
     encode: float
@@ -113,8 +117,8 @@ class Scene:
         grid: rows and columns of patches.
         image_shape: height, width and channels of the source picture.
         framing: where the patches lie in the source picture.
-        prefix: what the language model remembers of system prompt and picture; None where the
-            scene is not shareable.
+        prefix: what the language model remembers of system prompt and picture, from the first
+            question on; None where the scene is not shareable.
         timings: what it took to make.
         pending: what every question still has to do; None where the scene is shareable.
     """
@@ -148,6 +152,7 @@ class AnswerTimings:
 
     Attributes:
         prefill: reading the question, up to the first token's probabilities (choices: all of it).
+            The first question on a scene reads the picture, too.
         decode: writing the tokens after the first.
         first_token: from the call until the first token was known.
         total: the whole call.

@@ -26,8 +26,8 @@ STAGES = (
     ("encode", "vision tower"),
     ("select", "tokens chosen"),
     ("project", "projector"),
-    ("prefill_scene", "system prompt and picture read"),
-    ("prefill_question", "question read"),
+    ("prefill_scene", "system prompt read, once for all pictures"),
+    ("prefill_question", "picture and question read"),
     ("decode", "answer written"),
 )
 
