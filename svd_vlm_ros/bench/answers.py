@@ -18,6 +18,7 @@ from svd_vlm_ros.bench.memory import measured_peak
 from svd_vlm_ros.bench.samples import Spread, spreads
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.packed import unpacked
 from svd_vlm_ros.planning.flops import PAPER_TOKENS
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def measure_answers(
 
     def run(row: Row, tokens: int) -> dict[str, float]:
         if row.name == STOCK:
-            taken = stock.answer(picture, QUESTION, tokens)
+            # As a user has it: with the layers as transformers and bitsandbytes make them.
+            with unpacked(engine.loaded.model):
+                taken = stock.answer(picture, QUESTION, tokens)
             return {**taken, "yes_no": taken["first_token"]}
         return _engine_answer(engine, picture, row, selector, tokens)
 
@@ -158,14 +161,15 @@ def select_tokens(engine: SceneEngine, kept: int, selector: str) -> None:
 def _engine_answer(
     engine: SceneEngine, picture: np.ndarray, row: Row, selector: str, tokens: int
 ) -> dict[str, float]:
-    """See, ask, and choose on the same Scene; the seconds are those that the engine gives out.
+    """See and ask, see and choose; the seconds are those that the engine gives out.
 
     Selectors that look at the question do their work in `ask`, whose timings then hold it.
     """
     select_tokens(engine, row.tokens, selector)
     scene = engine.see(picture)
     answer = engine.ask(scene, QUESTION, max_new_tokens=tokens)
-    chosen = engine.choose(scene, YES_NO, CHOICES)
+    unread = engine.see(picture)  # a picture is read with the first question
+    chosen = engine.choose(unread, YES_NO, CHOICES)
     made, said = scene.timings, asdict(answer.timings)
     # A model may end its answer early: what a token takes is known all the same.
     steps = answer.answer_tokens - 1 + (answer.finish_reason == "stop")
@@ -180,7 +184,7 @@ def _engine_answer(
         "first_token": first_token,
         "token": token,
         "answer": first_token + (tokens - 1) * token,
-        "yes_no": made.total + chosen.timings.total,
+        "yes_no": unread.timings.total + chosen.timings.total,
         "prompt_tokens": float(answer.prompt_tokens),
     }
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second table: what the 2nd to 8th question on one picture cost, in turn and together."""
+"""The second table: what further questions on one picture cost, in turn and together."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +13,7 @@ from svd_vlm_ros.bench.answers import CHOICES, Step, make_picture, select_tokens
 from svd_vlm_ros.bench.samples import Spread, now, spreads
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.engine import SceneEngine
+    from svd_vlm_ros.engine import Scene, SceneEngine
 
 QUESTIONS = (
     "Is the path clear?",
@@ -43,10 +45,10 @@ def measure_questions(
         step: called with words before each measurement.
 
     Returns:
-        Seconds: `see` (up to the Scene); `choose_first` and `ask_first` (with `see`);
-        `choose_next`, `ask_next` (the mean of the 2nd to 8th on the same Scene); `choose_turn`,
-        `ask_turn` (all eight, one after the other on the Scene); `choose_together`, `ask_together`
-        (all eight waiting together).
+        Seconds: `choose_first` and `ask_first` (from the pixels to the answer of one question);
+        `choose_next`, `ask_next` (the mean of the eight that follow on the same Scene);
+        `choose_turn`, `ask_turn` (those eight, one after the other); `choose_together`,
+        `ask_together` (the eight waiting together).
     """
     device = torch.device(engine.info.device)
     select_tokens(engine, tokens, selector)
@@ -56,33 +58,45 @@ def measure_questions(
     for number in range(rounds + 1):
         step("questions on one picture" + ("" if number else ", warming up"))
         limit = answer_tokens if number else 2
-        begun = now(device)
-        scene = engine.see(picture)
-        seen = now(device)
-        chosen = []
-        for question, choices in asked:
-            engine.choose(scene, question, choices)
-            chosen.append(now(device))
-        engine.choose_many(scene, asked)
-        chosen_together = now(device)
-        answered = []
-        for question in QUESTIONS:
-            engine.ask(scene, question, max_new_tokens=limit)
-            answered.append(now(device))
-        engine.ask_many(scene, QUESTIONS, max_new_tokens=limit)
-        answered_together = now(device)
-        others = len(QUESTIONS) - 1
+        chosen = _measure(
+            device,
+            lambda: engine.see(picture),
+            lambda scene, one: engine.choose(scene, *one),
+            lambda scene: engine.choose_many(scene, asked),
+            asked,
+        )
+        answered = _measure(
+            device,
+            lambda: engine.see(picture),
+            partial(engine.ask, max_new_tokens=limit),
+            partial(engine.ask_many, questions=QUESTIONS, max_new_tokens=limit),
+            QUESTIONS,
+        )
         runs.append(
-            {
-                "see": seen - begun,
-                "choose_first": chosen[0] - begun,
-                "choose_next": (chosen[-1] - chosen[0]) / others,
-                "choose_turn": chosen[-1] - seen,
-                "choose_together": chosen_together - chosen[-1],
-                "ask_first": seen - begun + answered[0] - chosen_together,
-                "ask_next": (answered[-1] - answered[0]) / others,
-                "ask_turn": answered[-1] - chosen_together,
-                "ask_together": answered_together - answered[-1],
-            }
+            {f"choose_{name}": seconds for name, seconds in chosen.items()}
+            | {f"ask_{name}": seconds for name, seconds in answered.items()}
         )
     return spreads(runs[1:])
+
+
+def _measure(
+    device: torch.device,
+    see: Callable[[], Scene],
+    ask: Callable[[Scene, Any], object],
+    together: Callable[[Scene], object],
+    questions: Sequence[Any],
+) -> dict[str, float]:
+    begun = now(device)
+    scene = see()
+    ask(scene, questions[0])
+    first = now(device)
+    for question in questions:
+        ask(scene, question)
+    turn = now(device)
+    together(scene)
+    return {
+        "first": first - begun,
+        "next": (turn - first) / len(questions),
+        "turn": turn - first,
+        "together": now(device) - turn,
+    }

@@ -201,13 +201,13 @@ def _question_table(record: Record) -> Table:
         f"{_precision(record)}: eight questions on one picture, "
         f"{measured['visual_tokens']} visual tokens",
         (
-            *("question", "1st", "2nd to 8th", "of 1st"),
+            *("question", "first", "further", "of first"),
             *("of stock", "8 in turn", "8 together", "of in turn"),
         ),
         tuple(rows),
         (
-            "1st: with the picture. 2nd to 8th: each, on the same Scene. Of stock: of a whole "
-            "stock answer. In turn and together: on the Scene, without the picture.",
+            "First: from the pixels on. Further: each of the eight that follow on the same Scene, "
+            "also of a whole stock answer. Together: the same eight at once.",
         ),
     )
 

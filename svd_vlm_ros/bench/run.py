@@ -113,7 +113,7 @@ def measure(
         rows = read_rows(settings.rows, info.visual_tokens_total)
         step = watch(len(rows) * (settings.rounds + 1) + settings.rounds + 2 + SELECTORS)
         step("the limits of this machine")
-        machine = measure_machine(device, engine._open().dtype)
+        machine = measure_machine(device, engine.loaded.dtype)
         record |= {
             "date": datetime.date.today().isoformat(),
             "settings": asdict(settings),
@@ -144,7 +144,7 @@ def _measure_tables(
 
     from svd_vlm_ros.llava.files import find_folder
 
-    loaded = engine._open()  # stock shares the weights, which the engine has for itself
+    loaded = engine.loaded  # stock shares the weights
     shared: dict[str, Any] = {
         "selector": settings.selector,
         "rounds": settings.rounds,

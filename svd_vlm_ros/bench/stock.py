@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Stock:
-    """`generate` on a loaded LLaVA. It shares the weights and changes nothing of the model."""
+    """`generate` on a loaded LLaVA. It shares the weights and changes nothing of the model.
+
+    On a CPU call it within `packed.unpacked`: else it runs on the engine's faster layers.
+    """
 
     def __init__(self, loaded: LoadedLlava, processor: Any) -> None:
         self._model: Any = loaded.model
