@@ -138,14 +138,16 @@ class LanguageModel:
             For each question and text the sum of the log-probabilities of the text's tokens.
         """
         texts = [list(texts) for _, texts in asked]
-        words = [self.embed([token for text in some for token in text]) for some in texts]
+        # What follows a text's last token is not asked for, so it need not be read.
+        words = [self.embed([token for text in some for token in text[:-1]]) for some in texts]
         questions = [question for question, _ in asked]
         lead = self._begin(prefix, sum(map(len, questions)) + sum(map(len, words)))
         if between is not None:
             (question,) = questions
             last = self.decoder.read(question, self._cache, between=between)[-1:]
             layout = _Layout([0], texts, self.decoder)
-            hidden = torch.cat([self._read_layout(words, layout), last])
+            more = any(len(some) for some in words)
+            hidden = torch.cat([self._read_layout(words, layout), last]) if more else last
         else:
             ahead = 0 if lead is None else len(lead)
             layout = _Layout([len(question) for question in questions], texts, self.decoder, ahead)
@@ -204,7 +206,7 @@ class _Layout:
             ahead: tokens in front of the questions that all of them see.
         """
         pairs = list(zip(questions, texts, strict=True))
-        blocks = [n for length, some in pairs for n in (length, *map(len, some))]
+        blocks = [n for length, some in pairs for n in (length, *(len(text) - 1 for text in some))]
         total = ahead + sum(blocks)
         mask = block_mask(blocks, decoder, ahead)
         offsets = list(range(ahead))
@@ -213,11 +215,11 @@ class _Layout:
             question = len(offsets)
             offsets += range(ahead, ahead + length)
             for text in some:
-                start = len(offsets)
-                offsets += range(ahead + length, ahead + length + len(text))
-                mask[start : start + len(text), question : question + length] = 0.0
+                start, rows = len(offsets), len(text) - 1
+                offsets += range(ahead + length, ahead + length + rows)
+                mask[start : start + rows, question : question + length] = 0.0
                 # The first token of a text is foretold by the question's last one.
                 first = question + length - 1 if length else total
-                self.before += [first, *range(start, start + len(text) - 1)]
+                self.before += [first, *range(start, start + rows)]
         self.offsets = torch.tensor(offsets, device=decoder.device)
         self.mask = mask

@@ -96,8 +96,11 @@ class Settings:
         return tuple(fact for fact in self.facts if (fact.camera or first) == camera)
 
 
+TRUTHS = {"true": "True", "false": "False"}
+
+
 def parse_options(options: Iterable[str]) -> dict[str, Any]:
-    """Options of a selector, each as `name=value`; numbers, True and False are read as such."""
+    """Options of a selector, each as `name=value`; numbers, true and false are read as such."""
     found = {}
     for option in options:
         name, equals, text = option.partition("=")
@@ -105,8 +108,10 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise UserError(
                 f"Parameter selector_options has '{option[:60]}': write each option as name=value."
             )
+        word = text.strip()
         try:
-            found[name.strip()] = ast.literal_eval(text.strip())
+            # YAML's way to write them, too: as a text "false" would count as true.
+            found[name.strip()] = ast.literal_eval(TRUTHS.get(word, word))
         except (ValueError, SyntaxError):
-            found[name.strip()] = text.strip()
+            found[name.strip()] = word
     return found

@@ -204,6 +204,10 @@ def test_whole_numbers_serve_as_numbers() -> None:
 def test_options_of_a_selector() -> None:
     options = parse_options(["relevance=words", "layer = 3", "merge=True", "clip=a/b"])
     assert options == {"relevance": "words", "layer": 3, "merge": True, "clip": "a/b"}
+    assert parse_options(["centre=false", "warm_start= true"]) == {
+        "centre": False,
+        "warm_start": True,
+    }
 
 
 def test_the_page_has_every_topic_service_and_action(robot: Robot) -> None:
