@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from svd_vlm_ros.bench.samples import seconds_of
+from svd_vlm_ros.llava.packed import pack, packs_bfloat16
 
 COPY_BYTES = 256 << 20  # far above what a CPU's caches hold
 MATRIX = (640, 4096, 4096)  # rows, inputs, outputs: the reading of 576 tokens in a 7B model
@@ -28,7 +30,8 @@ class Machine:
         name: of the GPU, or of the CPU.
         threads: of torch on the CPU.
         copy_bandwidth: bytes a second of a large copy, read and written ones counted.
-        read_bandwidth: bytes a second of a matrix-vector product, weights counted.
+        read_bandwidth: bytes a second of a matrix-vector product, weights counted; on a CPU of the
+            faster of two, in float32 and by bfloat16 weights that are laid out.
         matrix_rate: operations a second of a large matrix product in `dtype`; a
             multiply-accumulate counts as two.
         dtype: of the product.
@@ -75,7 +78,14 @@ def _memory_seconds(device: torch.device) -> tuple[float, float]:
     copied = seconds_of(lambda: target.copy_(source), device, 0.5)
     matrix = source.view(torch.float32).view(4096, -1)
     vector = torch.zeros(matrix.shape[1], device=device)
-    return copied, seconds_of(lambda: matrix @ vector, device, 0.5)
+    read = seconds_of(lambda: matrix @ vector, device, 0.5)
+    if device.type == "cpu" and packs_bfloat16():
+        layer = nn.Linear(4096, COPY_BYTES // 2 // 4096, bias=False, dtype=torch.bfloat16)
+        layers = nn.Sequential(layer)
+        pack(layers)
+        row = torch.zeros(1, 4096, dtype=torch.bfloat16)
+        read = min(read, seconds_of(lambda: layers(row), device, 0.5))
+    return copied, read
 
 
 def device_name(device: torch.device) -> str:
