@@ -15,17 +15,22 @@ Exit status 1 where a request was lost, a header was wrong, or a picture older t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from svd_vlm_ros.cli.domain import free_domain
 
 HERE = Path(__file__).resolve().parent
 ROLES = ("node", "cameras", "clients")
@@ -47,15 +52,25 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--rate", type=float, default=30.0, help="raw pictures a second")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        run(options, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, reserved_domain() as domain:
+        run(options, Path(folder), domain)
 
 
-def run(options: argparse.Namespace, folder: Path) -> None:
+@contextlib.contextmanager
+def reserved_domain() -> Iterator[int]:
+    """A ROS domain that nobody uses, and that ROS's tests (domain_coordinator) leave alone."""
+    domain = free_domain(os.getpid())
+    with socket.socket() as reservation:
+        with contextlib.suppress(OSError):  # taken by a test that does not use it yet
+            reservation.bind(("", 32768 + domain))
+        yield domain
+
+
+def run(options: argparse.Namespace, folder: Path, domain: int) -> None:
     """Start the roles, write a report each minute and one at the end."""
     environment = {
-        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
         **os.environ,
+        "ROS_DOMAIN_ID": str(domain),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": str(options.threads),
         "ROS_LOG_DIR": str(folder / "log"),

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -116,7 +116,9 @@ class Handler:
         timer = node.create_timer(
             question.timeout + LATE,
             lambda: job.end(serving.answerer.late(question, job)),
-            callback_group=self.group,
+            # A group of its own: a group keeps a weak reference to all that was ever in it, so a
+            # lasting one would grow with every request.
+            callback_group=MutuallyExclusiveCallbackGroup(),
             clock=self._clock,
         )
         try:

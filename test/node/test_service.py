@@ -8,8 +8,10 @@ node must answer about a picture.
 from __future__ import annotations
 
 import array
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -370,6 +372,20 @@ def test_requests_are_answered_while_the_model_is_busy(robot: Robot, busy: threa
     future = robot.send(camera="front")
     busy.set()
     assert robot.result(future).header == shown.header, "the newest picture when its turn came"
+
+
+def test_requests_leave_nothing_behind(robot: Robot) -> None:
+    """What each request leaves, however little, brings a node down within weeks."""
+
+    def references() -> int:
+        gc.collect()
+        return sum(type(each) is weakref.ref for each in gc.get_objects())
+
+    robot.ask()
+    before = references()
+    for _ in range(60):
+        robot.ask()
+    assert references() < before + 30
 
 
 def test_random_models_do_not_answer_by_themselves(robot: Robot) -> None:
