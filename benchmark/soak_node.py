@@ -22,6 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save
 
 from svd_vlm_ros.engine import SceneEngine
+from svd_vlm_ros.llava.heap import trim
 from svd_vlm_ros.node.inference import InferenceThread
 from svd_vlm_ros.node.memory import MIB, resident_bytes, slope
 from svd_vlm_ros.node.perception_node import PerceptionNode
@@ -125,6 +126,10 @@ def main() -> None:
     broken: float | None = None  # when the next fault is due, once there are requests
 
     def tell() -> None:
+        now = time.monotonic()
+        if now - begun > warm_up:
+            trim()  # what is free is not the node's
+            memory.append((now, resident_bytes() / MIB))
         save(folder, "node", figures(node, faults, lateness, memory, warm_up))
 
     while not stopped.is_set():
@@ -141,8 +146,6 @@ def main() -> None:
             saved = now
             if broken is None and options["fault_every"] and node.snapshot().by_status:
                 broken = now
-            if now - begun > warm_up:
-                memory.append((now, resident_bytes() / MIB))
             threading.Thread(target=tell).start()  # the disk must not make the timer late
     tell()
     node.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.llava.heap import trim
 from svd_vlm_ros.node import diagnostics
 from svd_vlm_ros.node.memory import MIB, MemoryWatch
 from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 PERIOD = 1.0  # s
 WARN_AGAIN = 60.0  # s between two lines in the log about the same trouble
 RECENT = 60.0  # s for which a trouble is shown in the diagnostics
+TRIM = 60.0  # s after which free memory is given back to the system
 _TROUBLES = (Status.ERROR, Status.NO_IMAGE, Status.STALE_IMAGE, Status.TIMEOUT, Status.BUSY)
 
 
@@ -53,6 +56,7 @@ class Health:
         self._counted: dict[str, tuple[float, int, int]] = {}  # camera -> when, received, lost
         self._silent: set[str] = set()
         self._memory = MemoryWatch()
+        self._trimmed = time.monotonic()
         self._late: deque[float] = deque(maxlen=round(RECENT / PERIOD))
         self._due = time.monotonic() + PERIOD
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -91,6 +95,9 @@ class Health:
         self._late.append(max(now - self._due, 0.0))
         self._due = max(self._due + PERIOD, now)  # rclpy drops the periods that were missed
         self._memory.look(now)
+        if now - self._trimmed >= TRIM:
+            self._trimmed = now
+            threading.Thread(target=trim, name="trim", daemon=True).start()
         node = self._node
         for camera in node.cameras.values():
             camera.follow()

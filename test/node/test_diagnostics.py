@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import Robot, image_message, picture, wait_until
 
-from svd_vlm_ros.node import cameras, diagnostics
+from svd_vlm_ros.node import cameras, diagnostics, health
 from svd_vlm_ros.node.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
 from svd_vlm_ros.node.figures import Snapshot
 from svd_vlm_ros.node.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
@@ -72,6 +73,14 @@ def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch)
     assert float(told.facts("process")["memory (MiB)"]) > 10.0
     robot.node.fault("The inference thread crashed.")
     assert told.wait_for("model", ERROR).message == "The inference thread crashed."
+
+
+def test_free_memory_goes_back_to_the_system(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr(health, "trim", trimmed.set)
+    monkeypatch.setattr(health, "TRIM", 0.0)
+    robot.start()
+    assert trimmed.wait(20.0)
 
 
 def test_a_trouble_is_logged_once(robot: Robot, capfd: pytest.CaptureFixture[str]) -> None:
