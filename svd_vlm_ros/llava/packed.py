@@ -19,6 +19,7 @@ not to be exact. Import this only after `precision.import_bitsandbytes()` where 
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 LEVELS = 127  # of an int8, to each side of zero
 ZERO = 128  # where zero lies in an unsigned byte
+X86 = ("x86_64", "AMD64")
 ROWS = 64  # a hint at how many rows are multiplied; its layout serves a single one best, too
 
 
@@ -173,7 +175,12 @@ def _packed_kind(layer: nn.Module) -> Callable[[], Packed] | None:
 
 @functools.cache
 def packs_bfloat16() -> bool:
-    """Whether this torch and this CPU multiply by laid out bfloat16, exactly as by others."""
+    """Whether this torch and this CPU multiply by laid out bfloat16, exactly as by others.
+
+    Not asked of an ARM CPU: there oneDNN hands on to another library, which nobody has looked at.
+    """
+    if platform.machine() not in X86:
+        return False
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
