@@ -9,6 +9,7 @@ are skipped where rclpy is absent; a module that imports ROS at its top begins w
 import contextlib
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -21,6 +22,10 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.pop("ROS_STATIC_PEERS", None)
 
 DOMAINS = range(1, 101)  # those whose DDS ports lie below the ephemeral ones on Linux
+# A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # ROS's own tests (domain_coordinator) reserve a domain by binding this port plus its number.
 DOMAIN_PORTS = 32768
 
