@@ -16,6 +16,7 @@ import numpy as np
 
 CAMERAS = {"raw": "raw/image", "packed": "packed/image/compressed", "fickle": "fickle/image"}
 PICTURES = 6  # different ones of each camera
+WARM_UP = 300.0  # s, or a fifth of a shorter run, before memory counts
 SAVE_EVERY = 5.0  # s between two writings of a role's figures
 
 
@@ -57,3 +58,8 @@ def read_frame_id(text: str) -> tuple[str, int, int, int, int]:
 def percentile(values: list[float], share: float) -> float:
     """Of a sorted list that is not empty."""
     return values[round((len(values) - 1) * share)]
+
+
+def warm_up(options: dict[str, Any]) -> float:
+    """Seconds from the start before memory counts."""
+    return min(WARM_UP, 60.0 * options["minutes"] / 5)

@@ -19,7 +19,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save
+from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.heap import trim
@@ -29,7 +29,6 @@ from svd_vlm_ros.node.perception_node import PerceptionNode
 
 TIMER = 0.1  # s
 LEAST = 240.0  # s of memory from which a slope is told
-WARM_UP = 300.0  # s, or a fifth of a shorter run, before memory counts
 FAULTS = ("engine fails", "out of memory", "inference thread killed")
 
 
@@ -120,17 +119,17 @@ def main() -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     faults, lateness = Faults(), None
-    warm_up = min(WARM_UP, 60.0 * options["minutes"] / 5)
+    warm = warm_up(options)
     memory: list[tuple[float, float]] = []
     begun = saved = time.monotonic()
     broken: float | None = None  # when the next fault is due, once there are requests
 
     def tell() -> None:
         now = time.monotonic()
-        if now - begun > warm_up:
+        if now - begun > warm:
             trim()  # what is free is not the node's
             memory.append((now, resident_bytes() / MIB))
-        save(folder, "node", figures(node, faults, lateness, memory, warm_up))
+        save(folder, "node", figures(node, faults, lateness, memory, warm))
 
     while not stopped.is_set():
         executor.spin_once(timeout_sec=0.1)
@@ -167,7 +166,7 @@ def figures(
     faults: Faults,
     lateness: Lateness | None,
     memory: list[tuple[float, float]],
-    warm_up: float,
+    warm: float,
 ) -> dict[str, Any]:
     least = least_of_each_minute(memory)
     long_enough = len(least) > 2 and least[-1][0] - least[0][0] > LEAST
@@ -175,7 +174,7 @@ def figures(
         "timer": lateness.figures() if lateness else {},
         "memory": {
             "resident_mib": resident_bytes() / MIB,
-            "warm_up_s": warm_up,
+            "warm_up_s": warm,
             "slope": 3600 * slope(least) if long_enough else None,
             "least_mib": [round(value, 1) for _, value in least],
         },
