@@ -32,6 +32,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from svd_vlm_ros.bench.cpu import cpu_name
+
 ROLES = ("bare", "node")
 SETTLE = 3.0  # s before measuring begins
 RGB = 3  # bytes a pixel
@@ -75,7 +77,7 @@ def compare(options: argparse.Namespace) -> None:
         publisher.wait()
     about = {
         "picture": f"{options.width}x{options.height} rgb8 at {options.rate:g} Hz",
-        "machine": f"{os.cpu_count()} CPUs, {_cpu_name()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} CPUs, {cpu_name()}, Python {platform.python_version()}",
         "load": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
@@ -215,14 +217,6 @@ def spin(executor: Any, seconds: float) -> float:
     while (now := time.monotonic()) < begun + seconds:
         executor.spin_once(timeout_sec=begun + seconds - now)
     return now - begun
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

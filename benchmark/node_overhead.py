@@ -42,6 +42,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from svd_vlm_ros.bench.cpu import cpu_name
+
 SUBJECTS = (("bare", "raw"), ("node", "raw"), ("node", "compressed"))
 CAMERAS = ("front", "rear")
 SIZE = (640, 480)  # width, height
@@ -94,7 +96,7 @@ def compare(options: argparse.Namespace) -> None:
     about = {
         "pictures": f"{SIZE[0]}x{SIZE[1]} at {options.rate:g} Hz",
         "model": f"{options.model} in {options.precision}",
-        "machine": f"{os.cpu_count()} CPUs, {_cpu_name()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} CPUs, {cpu_name()}, Python {platform.python_version()}",
         "load": load,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
@@ -369,14 +371,6 @@ def serve_nothing() -> None:
     node.create_service(AskScene, "ask_scene", lambda request, response: response)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

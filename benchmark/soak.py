@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from svd_vlm_ros.bench.cpu import cpu_name
 from svd_vlm_ros.cli.domain import free_domain
 
 HERE = Path(__file__).resolve().parent
@@ -145,7 +146,7 @@ def write(options: argparse.Namespace, folder: Path, begun: float, failure: str)
         "ended": failure or "as planned",
         "minutes": round((time.monotonic() - begun) / 60, 2),
         "model": f"{options.model} in {options.precision}, {options.threads} thread(s)",
-        "machine": f"{os.cpu_count()} CPUs, {_cpu_name()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} CPUs, {cpu_name()}, Python {platform.python_version()}",
         "load": round(os.getloadavg()[0], 1),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "command": " ".join(["python", "benchmark/soak.py", *sys.argv[1:]]),
@@ -221,14 +222,6 @@ def _replace(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(text)
     part.replace(path)
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ class Pending:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture that was looked at: made once, never changed, asked as often as one likes.
+    """A picture that was looked at: made once, asked as often as one likes.
+
+    Nothing of it changes but `prefix`, which the first question fills.
 
     It belongs to the engine that made it, and holds device memory (`prefix.memory_bytes`) until it
     is let go.

@@ -8,13 +8,12 @@ measured in the same run, with as many threads.
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from svd_vlm_ros.bench.cpu import cpu_name
 from svd_vlm_ros.bench.samples import seconds_of
 from svd_vlm_ros.llava.packed import pack, packs_bfloat16
 
@@ -92,15 +91,4 @@ def device_name(device: torch.device) -> str:
     """The name of a GPU, or of the CPU with its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"

@@ -7,7 +7,6 @@ import torch
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import scout_folder
 from svd_vlm_ros.llava.writer import Writer
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
@@ -221,9 +220,6 @@ def test_compile_is_for_cuda():
         SceneEngine.load("random:tiny", device="cpu", compile=True)
 
 
-@pytest.mark.skipif(
-    not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
-)
 def test_many_questions_to_scout():
     engine = SceneEngine.load("scout", precision="fp32", visual_tokens=64, device="cpu")
     questions = (

@@ -20,9 +20,6 @@ QUESTIONS = (
     "describe the scene.",
 )
 TOKENS = 24
-needs_scout = pytest.mark.skipif(
-    not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
-)
 
 
 def pictures():
@@ -79,7 +76,6 @@ def test_none_equals_generate(checkpoint):
     assert len(answers) >= 4  # of 6: even a random model looks at picture and question
 
 
-@needs_scout
 def test_none_equals_generate_with_scout():
     scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:2]]
     check_none(scout_folder(), "scout", [*scenes, pictures()[0]])

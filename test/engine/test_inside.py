@@ -11,7 +11,6 @@ import torch
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import scout_folder
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, make_selector, selector_names
@@ -139,9 +138,6 @@ def test_a_budget_of_all_tokens_is_the_unpruned_model(checkpoint, name):
     assert engine.ask(scene, QUESTIONS[0], max_new_tokens=12).token_ids == wanted[0].token_ids
 
 
-@pytest.mark.skipif(
-    not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
-)
 def test_all_tokens_of_scout():
     engine = SceneEngine.load("scout", precision="fp32", selector="none", device="cpu")
     image = render(sample_scene(HELD_OUT_SEEDS[0]))

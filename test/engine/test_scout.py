@@ -7,16 +7,12 @@ import torch
 from full_svd import full_svd_leverage, top
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.llava.files import scout_folder
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, make_selector
 
 BUDGETS = (192, 128, 64, 32, 16)
 PICTURES = 12
-pytestmark = pytest.mark.skipif(
-    not (scout_folder() / "model.safetensors").is_file(), reason="scout has no weights yet"
-)
 
 
 @pytest.fixture(scope="module")
