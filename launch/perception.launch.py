@@ -9,13 +9,12 @@ the declarations, which would give it its default.
 """
 
 from launch.actions import DeclareLaunchArgument, GroupAction
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node, SetParameter
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
+from launch import Condition, LaunchDescription
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare("svd_vlm_ros"), "config", "perception.yaml"])
 
@@ -26,7 +25,8 @@ def override(argument, kind=str, parameter=None):
     return SetParameter(
         parameter or argument,
         ParameterValue(given, value_type=kind),
-        condition=IfCondition(NotEqualsSubstitution(given, "")),
+        # Humble has no substitution that compares.
+        condition=Condition(predicate=lambda context: given.perform(context) != ""),
     )
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
-from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.impl.implementation_singleton import rclpy_implementation as rcl
 from rclpy.qos import (
@@ -36,6 +35,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import silence
+from svd_vlm_ros.node.distributions import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from svd_vlm_ros.node.requests import Frame
 from svd_vlm_ros.node.settings import AUTO, CameraSettings
 

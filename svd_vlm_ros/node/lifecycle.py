@@ -14,13 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.task import Future
+
+from svd_vlm_ros.node.distributions import HookedNode
 
 UNCONFIGURED, CONFIGURING, INACTIVE, ACTIVE = "unconfigured", "configuring", "inactive", "active"
 
 
-class BackgroundLifecycleNode(LifecycleNode):
+class BackgroundLifecycleNode(HookedNode):
     """Transitions on a thread of their own; `failure` says why the last one failed."""
 
     def __init__(self, name: str, **options: Any) -> None:

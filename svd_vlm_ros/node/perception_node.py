@@ -68,9 +68,9 @@ class PerceptionNode(BackgroundLifecycleNode):
         parameters.declare(self)
         for sentence in parameters.unknown_parameters(self):
             self.get_logger().warning(sentence)
-        self.add_pre_set_parameters_callback(parameters.adapted)
-        self.add_on_set_parameters_callback(self._check_parameters)
-        self.add_post_set_parameters_callback(self._parameters_changed)
+        self.add_parameter_hooks(
+            parameters.adapted, self._check_parameters, self._parameters_changed
+        )
         self.descriptions = Descriptions(self)
         self.figures = Figures()
         self.health = Health(self)
@@ -104,7 +104,7 @@ class PerceptionNode(BackgroundLifecycleNode):
         self.serving = self.configured
         self.descriptions.forget()
         self.descriptions.start(self.settings.description_period)
-        self.get_logger().info(f"Active: ask on {self._ask.service.service_name}.")
+        self.get_logger().info(f"Active: ask on {self.resolve_service_name('ask_scene')}.")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

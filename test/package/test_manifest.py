@@ -173,3 +173,27 @@ def test_pip_requires_what_python_imports():
         if (f"ros_{name}" if is_ros else names.get(name, name)) not in required:
             missing[name] = path
     assert missing == {}
+
+
+# What launch and launch_ros of ROS 2 Humble have, of the modules that launch files import from.
+IN_HUMBLE = {
+    "launch": "Action Condition LaunchContext LaunchDescription LaunchService Substitution",
+    "launch.actions": "DeclareLaunchArgument EmitEvent ExecuteProcess GroupAction "
+    "IncludeLaunchDescription LogInfo OpaqueFunction RegisterEventHandler SetEnvironmentVariable "
+    "SetLaunchConfiguration Shutdown TimerAction",
+    "launch.conditions": "IfCondition UnlessCondition",
+    "launch.substitutions": "AndSubstitution Command EnvironmentVariable FindExecutable "
+    "LaunchConfiguration NotSubstitution OrSubstitution PathJoinSubstitution PythonExpression "
+    "TextSubstitution ThisLaunchFileDir",
+    "launch_ros.actions": "LifecycleNode Node PushRosNamespace SetParameter SetRemap",
+    "launch_ros.parameter_descriptions": "ParameterFile ParameterValue",
+    "launch_ros.substitutions": "ExecutableInPackage FindPackagePrefix FindPackageShare",
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.name)
+def test_launch_files_import_what_humble_has(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            known = IN_HUMBLE.get(node.module or "", "").split()
+            assert {alias.name for alias in node.names} <= set(known), node.module

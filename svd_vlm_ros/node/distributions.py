@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rclpy of one ROS 2 distribution has and that of another lacks; Humble is the oldest.
+
+The rest of the node uses what all of them have, and asks here for what they have not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+__all__ = ["HookedNode", "SubscriptionEventCallbacks", "UnsupportedEventTypeError"]
+
+Adapt = Callable[[list[Parameter]], list[Parameter]]
+Check = Callable[[list[Parameter]], SetParametersResult]
+Changed = Callable[[list[Parameter]], None]
+
+
+class HookedNode(LifecycleNode):
+    """A node that is asked before its parameters are set, and told afterwards.
+
+    From Iron on rclpy has callbacks for all of it. Humble's has one for checking only; there the
+    two methods through which every change goes, from within and by a service, call the others.
+    """
+
+    _adapt: Adapt | None = None
+    _changed: Changed | None = None
+
+    def add_parameter_hooks(self, adapt: Adapt, check: Check, changed: Changed) -> None:
+        """Let parameters be adapted, then checked, and tell when they are set.
+
+        What is declared is checked as well; whether the others hear of it depends on the
+        distribution.
+        """
+        self.add_on_set_parameters_callback(check)
+        if hasattr(self, "add_post_set_parameters_callback"):
+            self.add_pre_set_parameters_callback(adapt)
+            self.add_post_set_parameters_callback(changed)
+        else:
+            self._adapt, self._changed = adapt, changed
+
+    def set_parameters(self, parameter_list: Sequence[Parameter]) -> list[Any]:
+        """Set each parameter by itself; see rclpy."""
+        if self._adapt is None:
+            return list(super().set_parameters(parameter_list))
+        return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
+
+    def set_parameters_atomically(self, parameter_list: Sequence[Parameter]) -> Any:
+        """Set all of the parameters or none; see rclpy."""
+        if self._adapt is None or self._changed is None:
+            return super().set_parameters_atomically(parameter_list)
+        adapted = self._adapt(list(parameter_list))
+        result = super().set_parameters_atomically(adapted)
+        if result.successful:
+            self._changed(adapted)
+        return result
