@@ -187,8 +187,8 @@ def markdown(report: dict, clients: dict, node: dict, cameras: dict) -> str:
         f"| executor's 10 Hz timer late, 99 % | {_ms(timer.get('p99'))} | < "
         f"{TARGETS['timer_p99_ms']:.0f} ms |",
         f"| executor's 10 Hz timer late, worst | {_ms(timer.get('worst'))} | |",
-        f"| memory at the end | {memory.get('resident_mib', 0):.0f} MiB | |",
-        f"| memory slope after {memory.get('warm_up_s', 0):.0f} s | "
+        f"| resident memory at the end | {memory.get('resident_mib', 0):.0f} MiB | |",
+        f"| own memory, slope after {memory.get('warm_up_s', 0):.0f} s | "
         f"{_slope(memory.get('slope'))} | < {TARGETS['memory_mib_per_hour']:.0f} MiB/h |",
         "",
         "| fault | times |",

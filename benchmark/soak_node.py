@@ -7,6 +7,7 @@ thread is killed. Lifecycle and parameters are changed from outside, by the clie
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 import time
@@ -24,11 +25,12 @@ from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.heap import trim
 from svd_vlm_ros.node.inference import InferenceThread
-from svd_vlm_ros.node.memory import MIB, resident_bytes, slope
+from svd_vlm_ros.node.memory import MIB, memory_bytes, slope
 from svd_vlm_ros.node.perception_node import PerceptionNode
 
 TIMER = 0.1  # s
-LEAST = 240.0  # s of memory from which a slope is told
+LOOK = 0.1  # s between two looks at the memory
+LEAST = 4  # minutes of memory from which a slope is told
 FAULTS = ("engine fails", "out of memory", "inference thread killed")
 
 
@@ -94,6 +96,51 @@ class Faults:
         return True
 
 
+class Memory:
+    """The least of each minute, in MiB: pictures in flight come and go by some 40 MiB in seconds.
+
+    `own` is the node's (`svd_vlm_ros.node.memory`), `in_use` what the C library has handed out of
+    it: the difference is what it holds for later.
+    """
+
+    def __init__(self) -> None:
+        self.own: list[tuple[float, float]] = []  # (s, MiB)
+        self.in_use: list[tuple[float, float]] = []
+        self._begun = time.monotonic()
+        self._library = ctypes.CDLL("libc.so.6").mallinfo2
+        self._library.restype = _Allocated
+
+    def look(self) -> None:
+        now = time.monotonic()
+        minute = int((now - self._begun) / 60.0)
+        allocated = self._library()
+        in_use = (allocated.uordblks + allocated.hblkhd) / MIB
+        for least, value in ((self.own, memory_bytes()[1] / MIB), (self.in_use, in_use)):
+            if len(least) <= minute:
+                least.append((now, value))
+            elif value < least[minute][1]:
+                least[minute] = (now, value)
+
+    def figures(self) -> dict[str, Any]:
+        whole = self.own[:-1]  # the last minute is not over
+        return {
+            "resident_mib": memory_bytes()[0] / MIB,
+            "slope": 3600 * slope(whole) if len(whole) >= LEAST else None,
+            "least_mib": [round(value, 1) for _, value in self.own],
+            "least_in_use_mib": [round(value, 1) for _, value in self.in_use],
+        }
+
+
+class _Allocated(ctypes.Structure):
+    """The C library's `struct mallinfo2`."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks")),
+        ("keepcost", ctypes.c_size_t),
+    )
+
+
 def make_node(options: dict[str, Any]) -> PerceptionNode:
     values = {
         "model": options["model"],
@@ -120,15 +167,13 @@ def main() -> None:
     executor.add_node(node)
     faults, lateness = Faults(), None
     warm = warm_up(options)
-    memory: list[tuple[float, float]] = []
-    begun = saved = time.monotonic()
+    memory: Memory | None = None  # from the end of the warm-up on
+    begun = saved = looked = time.monotonic()
     broken: float | None = None  # when the next fault is due, once there are requests
 
     def tell() -> None:
-        now = time.monotonic()
-        if now - begun > warm:
+        if memory is not None:
             trim()  # what is free is not the node's
-            memory.append((now, resident_bytes() / MIB))
         save(folder, "node", figures(node, faults, lateness, memory, warm))
 
     while not stopped.is_set():
@@ -141,6 +186,10 @@ def main() -> None:
         if broken is not None and now >= broken:
             broken = now + options["fault_every"]
             faults.inject()
+        if now - begun > warm and now - looked >= LOOK:
+            looked = now
+            memory = memory or Memory()
+            memory.look()
         if now - saved >= SAVE_EVERY:
             saved = now
             if broken is None and options["fault_every"] and node.snapshot().by_status:
@@ -152,32 +201,16 @@ def main() -> None:
     rclpy.try_shutdown()
 
 
-def least_of_each_minute(memory: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """What the node keeps: the pictures in flight come and go by some 40 MiB within seconds."""
-    least: dict[int, tuple[float, float]] = {}
-    for at, value in memory:
-        minute = int((at - memory[0][0]) / 60.0)
-        least[minute] = min(least.get(minute, (at, value)), (at, value), key=lambda pair: pair[1])
-    return list(least.values())
-
-
 def figures(
     node: PerceptionNode,
     faults: Faults,
     lateness: Lateness | None,
-    memory: list[tuple[float, float]],
+    memory: Memory | None,
     warm: float,
 ) -> dict[str, Any]:
-    least = least_of_each_minute(memory)
-    long_enough = len(least) > 2 and least[-1][0] - least[0][0] > LEAST
     return {
         "timer": lateness.figures() if lateness else {},
-        "memory": {
-            "resident_mib": resident_bytes() / MIB,
-            "warm_up_s": warm,
-            "slope": 3600 * slope(least) if long_enough else None,
-            "least_mib": [round(value, 1) for _, value in least],
-        },
+        "memory": {"warm_up_s": warm, **(memory.figures() if memory else {})},
         "faults": dict(faults.done),
         "cameras": {
             camera.name: {"received": camera.received, "lost": camera.lost}

@@ -15,13 +15,20 @@ LEAST = 900.0  # s of samples before a slope is told: a shorter line says nothin
 MIB = 1 << 20
 
 
-def resident_bytes() -> int:
-    """The process's resident memory; 0 where the system does not tell."""
+def memory_bytes() -> tuple[int, int]:
+    """The process's resident memory, and what of it is its own; 0 where the system does not tell.
+
+    Its own is what it has allocated. The rest are pages of files, and memory that it shares with
+    other processes: DDS passes pictures through that. Those pages count for every process that has
+    touched them, so that they add up for an hour, to the fixed size of the segments at most.
+    """
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+            _, resident, shared = map(int, file.read().split()[:3])
+    except (OSError, ValueError):
+        return 0, 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    return resident * page, (resident - shared) * page
 
 
 def slope(samples: Sequence[tuple[float, float]]) -> float:
@@ -36,23 +43,28 @@ def slope(samples: Sequence[tuple[float, float]]) -> float:
 
 
 class MemoryWatch:
-    """Samples the resident memory; `now` is always `time.monotonic()`."""
+    """Samples the memory; `now` is always `time.monotonic()`.
+
+    Attributes:
+        resident: bytes at the last look, all that is resident.
+        own: bytes at the last look; see `memory_bytes`.
+    """
 
     def __init__(self, begun: float | None = None) -> None:
         self._begun = time.monotonic() if begun is None else begun
         self._samples: deque[tuple[float, float]] = deque(maxlen=int(WINDOW / INTERVAL))
-        self.resident = 0  # bytes at the last look
+        self.resident = self.own = 0
 
-    def look(self, now: float, resident: int | None = None) -> None:
+    def look(self, now: float, memory: tuple[int, int] | None = None) -> None:
         """Take a sample where one is due; to be called about once a second."""
-        self.resident = resident_bytes() if resident is None else resident
+        self.resident, self.own = memory_bytes() if memory is None else memory
         due = not self._samples or now - self._samples[-1][0] >= INTERVAL
-        if due and now - self._begun >= WARM_UP and self.resident:
-            self._samples.append((now, self.resident / MIB))
+        if due and now - self._begun >= WARM_UP and self.own:
+            self._samples.append((now, self.own / MIB))
 
     @property
     def growth(self) -> float | None:
-        """MiB an hour; None until there are enough samples."""
+        """MiB an hour of its own memory; None until there are enough samples."""
         samples = self._samples
         if len(samples) < 2 or samples[-1][0] - samples[0][0] < LEAST:
             return None

@@ -150,10 +150,10 @@ def test_the_slope_of_memory() -> None:
     watch = MemoryWatch(begun=0.0)
     for second in range(0, 3000, 5):
         grown = 500 * MIB if second < WARM_UP else 600 * MIB + second * MIB // 3600
-        watch.look(float(second), grown)
+        watch.look(float(second), (2 * grown, grown))
     assert watch.growth == pytest.approx(1.0, abs=0.1), "the warm-up is left out"
     early = MemoryWatch(begun=0.0)
     for second in range(int(WARM_UP + 20 * INTERVAL)):
-        early.look(float(second), 100 * MIB)
+        early.look(float(second), (100 * MIB, 100 * MIB))
     assert early.growth is None, "too short to tell"
     assert slope([(0.0, 1.0)]) == 0.0
