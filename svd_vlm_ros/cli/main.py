@@ -6,6 +6,8 @@ Exit statuses: 0 it worked; 1 it failed, with one line on stderr; 2 wrong usage.
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
+import sys
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -66,8 +68,29 @@ def svd_vlm(
     """Ask a robot's pictures questions: LLaVA with SVD-Prune and quantized weights."""
 
 
+def typer_trouble(typer_version: str, click_version: str) -> str:
+    """Why this typer can't work with this click, and what to do; "" where it can.
+
+    Ubuntu's typer (0.9 in 24.04) and the click that pip's huggingface_hub brings meet in a virtual
+    environment that sees the system's packages.
+    """
+    if _numbers(typer_version) >= (0, 16) or _numbers(click_version) < (8, 2):
+        return ""
+    return (
+        f"typer {typer_version} does not work with click {click_version}: "
+        "python3 -m pip install 'typer>=0.16'"
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
 def main() -> None:
     """Run `svd-vlm`; the console script and `python -m svd_vlm_ros.cli.main` come here."""
+    if trouble := typer_trouble(metadata.version("typer"), metadata.version("click")):
+        print_error(trouble)
+        sys.exit(1)
     app(prog_name="svd-vlm")
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import svd_vlm_ros
 from svd_vlm_ros.cli.console import gigabytes, milliseconds
-from svd_vlm_ros.cli.main import app
+from svd_vlm_ros.cli.main import app, typer_trouble
 from svd_vlm_ros.cli.options import parse_visual_tokens
 
 COMMANDS = ("ask", "bench", "demo", "describe", "doctor", "download", "flops", "plan")
@@ -65,3 +65,10 @@ def test_numbers_for_people() -> None:
     assert [milliseconds(s) for s in (0.00042, 0.0312, 2.345)] == ["0.4 ms", "31 ms", "2.35 s"]
     sizes = [gigabytes(s) for s in (14.13e9, 12.3e6, 820e3, 3)]
     assert sizes == ["14.13 GB", "12.3 MB", "820.0 kB", "3 bytes"]
+
+
+def test_a_typer_that_is_too_old_for_its_click_is_one_sentence() -> None:
+    assert "pip install 'typer>=0.16'" in typer_trouble("0.9.0", "8.5.1")
+    assert typer_trouble("0.9.0", "8.1.6") == ""  # Ubuntu 24.04's own
+    assert typer_trouble("0.29.2", "8.5.1") == ""
+    assert typer_trouble("1.0rc1", "9.0") == ""

@@ -16,8 +16,8 @@ from robot import Robot, wait_until
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 NODE = ("perception", "/")
-# rclpy subscribes to these by itself, or not, as the distribution has it.
-EITHER = {"/parameter_events", "/perception/get_type_description"}
+# rclpy has these by itself, or not, as the distribution and the middleware have it.
+EITHER = {"/parameter_events", "/perception/get_type_description", "/rosout"}
 
 
 class Graph:

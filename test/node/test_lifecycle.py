@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.parameter import Parameter
@@ -215,7 +216,14 @@ def test_a_transition_that_the_state_does_not_have(robot: Robot, manager: Manage
         ({"device": "tpu"}, "tpu"),
         ({"cameras": ["camera", "left"]}, "camera.left.topic"),
         ({"camera.camera.topic": "in valid"}, "camera.camera.topic is 'in valid'"),
-        ({"camera.camera.topic": "/rosout"}, "camera.camera.topic is '/rosout'"),
+        pytest.param(
+            {"camera.camera.topic": "/rosout"},
+            "camera.camera.topic is '/rosout'",
+            marks=pytest.mark.skipif(
+                not rclpy.get_rmw_implementation_identifier().startswith("rmw_fastrtps"),
+                reason="other middleware lets a topic have two types in one process",
+            ),
+        ),
     ],
 )
 def test_configure_fails_with_its_reason(
