@@ -157,10 +157,10 @@ class Configuration:
             )
 
     def _crashed(self, error: BaseException) -> None:
-        """On the new inference thread: tell of the old one."""
+        """On the inference thread: tell of its failure."""
         self._node.get_logger().error("".join(traceback.format_exception(error)))
         self._node.fault(
-            f"The inference thread crashed ({error!r}) and was started anew: the request under way "
+            f"The inference thread crashed ({error!r}) and began anew: the request under way "
             "got ERROR, the others are being answered."
         )
 

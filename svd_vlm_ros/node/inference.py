@@ -3,7 +3,7 @@
 
 Nothing of ROS here. Other threads submit jobs and go on. Jobs of one priority are done in their
 order of arrival; those that stand next to each other and share their key (the same picture and
-budget) are done together. Where the thread itself fails, another one takes its place.
+budget) are done together. Where the thread itself fails, it begins anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InferenceThread:
     `wait_loaded` tells when loading has ended: with `info` of the engine, or with `load_error`.
     `stop` asks for the end: a job under way stops at its next token; what Python cannot interrupt
     (loading, the vision tower) is let run to its end, and the engine is closed after it.
-    `on_crash(error)` is called when the thread has failed outside of a job and was replaced.
+    `on_crash(error)` is called when the thread has failed outside of a job, before it goes on.
     """
 
     def __init__(
@@ -114,11 +114,12 @@ class InferenceThread:
         return not self._thread.is_alive()
 
     def revive(self) -> None:
-        """Put another thread in the place of one that was killed where it could not help itself."""
+        """Put another thread in the place of one that has ended within `_recover`."""
         with self._condition:
             if self._engine is None or self._stopping or self._thread.is_alive():
                 return
-            self._replace(RuntimeError("the inference thread was killed"))
+            error = RuntimeError("the inference thread was killed")
+            self._start(functools.partial(self._serve_after, error))
 
     def _start(self, target: Callable[[], None]) -> None:
         # A daemon: a load that takes minutes must not keep the process from ending.
@@ -137,35 +138,43 @@ class InferenceThread:
         self._serve()
 
     def _serve(self) -> None:
+        """Work until the end is asked for, again after each failure of the thread itself."""
         engine = self._engine
         assert engine is not None
-        try:
-            while jobs := self._next():
-                run(jobs, engine)
-                self.info = engine.info
-                with self._condition:
-                    self._current = []
-                del jobs  # their messages and results must not outlive them
-        except BaseException as error:  # jobs fail in `run`: this is the thread itself
-            with self._condition:
-                self._replace(error)
-            return
+        while True:
+            try:
+                self._work(engine)
+                break
+            except BaseException as error:  # jobs fail in `run`: this is something else
+                self._recover(error)
         self._engine = None
         engine.close()
 
-    def _replace(self, error: BaseException) -> None:
-        """Go on with another thread; whatever was under way has failed."""
-        failed, self._current = self._current, []
-        self.restarts += 1
+    def _work(self, engine: SceneEngine) -> None:
+        while jobs := self._next():
+            run(jobs, engine)
+            self.info = engine.info
+            with self._condition:
+                self._current = []
+            del jobs  # their messages and results must not outlive them
 
-        def go_on() -> None:
-            for job in failed:
-                job.fail(error)
-            self._on_crash(error)
-            time.sleep(_BEFORE_RESTART)
-            self._serve()
+    def _recover(self, error: BaseException) -> None:
+        """Account for a failure; whatever was under way has failed.
 
-        self._start(go_on)
+        On the same thread, which nothing else than an exception can end: another one would have
+        libraries allocate their buffers once more, and some never free those of a thread.
+        """
+        with self._condition:
+            failed, self._current = self._current, []
+            self.restarts += 1
+        for job in failed:
+            job.fail(error)
+        self._on_crash(error)
+        time.sleep(_BEFORE_RESTART)
+
+    def _serve_after(self, error: BaseException) -> None:
+        self._recover(error)
+        self._serve()
 
     def _next(self) -> list[Job]:
         """Wait for the first job that is ready, and those to be done with it; none: stop."""

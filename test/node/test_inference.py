@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -260,4 +262,64 @@ def test_load_error(error: BaseException) -> None:
     assert thread.wait_loaded(PATIENCE)
     assert thread.load_error is error
     assert thread.info is None
+    assert thread.stop(PATIENCE)
+
+
+def test_a_failure_of_the_thread_keeps_nothing(
+    thread: InferenceThread, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = InferenceThread._next
+
+    class Picture:
+        pass
+
+    def breaking(self: InferenceThread) -> list[Job]:
+        jobs = take(self)
+        if jobs and jobs[0].subject is not None:
+            raise SystemExit("the thread fails")
+        return jobs
+
+    monkeypatch.setattr(InferenceThread, "_next", breaking)
+    wait_for(lambda: make_and_run(thread) == "done")  # the wait that was under way is over
+    pictures = []
+    for _ in range(3):
+        picture = Picture()
+        assert "the thread fails" in make_and_run(thread, subject=picture)
+        pictures.append(weakref.ref(picture))
+        del picture
+    assert make_and_run(thread) == "done"
+    gc.collect()
+    assert [picture() for picture in pictures] == [None] * 3
+    assert thread.restarts == 3
+
+
+def make_and_run(thread: InferenceThread, **options: Any) -> Any:
+    job, ends = make_job(lambda *_: "done", **options)
+    thread.submit(job, 100)
+    wait_for(lambda: ends)
+    return job.result
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_is_replaced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths = []
+
+    def die(error: BaseException) -> None:
+        deaths.append(error)
+        if len(deaths) == 1:
+            raise SystemExit("dies while it accounts for a failure")
+
+    thread = InferenceThread(lambda: engine, die)
+    assert thread.wait_loaded(PATIENCE)
+    take = InferenceThread._next
+
+    def failing(self: InferenceThread) -> list[Job]:
+        monkeypatch.setattr(InferenceThread, "_next", take)
+        raise SystemExit("the thread fails")
+
+    monkeypatch.setattr(InferenceThread, "_next", failing)
+    assert make_and_run(thread) == "done"  # the wait that was under way; the next one fails
+    wait_for(lambda: not thread.alive)
+    assert make_and_run(thread) == "done"
+    assert len(deaths) == thread.restarts == 2
     assert thread.stop(PATIENCE)
