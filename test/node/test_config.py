@@ -55,7 +55,8 @@ def rights(enclave: str, kind: str, verb: str) -> set[str]:
     found = set()
     for group in profile.findall(f"{kind}s[@{verb}='ALLOW']"):
         for name in group.findall(kind):
-            text = re.sub("^~", f"{namespace}{node}/", name.text or "")
+            # As sros2 does it: what follows the ~ as it is, a slash included.
+            text = re.sub("^~", f"{namespace}{node}", name.text or "")
             found.add(text if text.startswith("/") else f"{namespace}{text}")
     return found
 
@@ -73,6 +74,8 @@ def test_a_client_may_ask_and_listen_only(graph: Graph) -> None:
     assert rights("/client", "service", "request") == {"/ask_scene"}
     assert rights("/client", "action", "call") == set(graph.actions) == {"/stream_answer"}
     assert rights("/client", "topic", "subscribe") <= set(graph.published)
+    offered = rights("/client", "service", "reply")  # its own parameters, and no others
+    assert {name.split("/")[1] for name in offered} == {"client", "_ros2cli_*"}
     assert rights("/client", "topic", "publish") == {"/parameter_events", "/rosout"}
 
 
