@@ -19,6 +19,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests talk to themselves only, also where somebody else's robot is on the network.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
 os.environ.pop("ROS_STATIC_PEERS", None)
 
 DOMAINS = range(1, 101)  # those whose DDS ports lie below the ephemeral ones on Linux

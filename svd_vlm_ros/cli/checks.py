@@ -24,6 +24,7 @@ BUILD_HERE = (
     "build bitsandbytes on this machine: cmake -DCOMPUTE_BACKEND=cuda "
     "-DCOMPUTE_CAPABILITY={capability} -S . && make && python3 -m pip install . (docs/models.md)"
 )
+BUILT_FOR_NUMPY_1 = ("numpy.core.multiarray", "_ARRAY_API")
 BUILD_SIGNS = ("named symbol not found", "no kernel image", "invalid device function")
 PRODUCT_TOLERANCE = {"int8": 0.05, "int4": 0.2}  # relative; 0.010 and 0.092 where all is well
 
@@ -119,12 +120,13 @@ def check_interfaces(outcome: Outcome) -> Check:
 def check_numpy_opencv(outcome: Outcome) -> Check:
     """NumPy and OpenCV with one JPEG written and read."""
     if outcome.error:
-        return Check(
-            "NumPy, OpenCV",
-            Status.FAILED,
-            outcome.error,
-            "apt install python3-opencv, or python3 -m pip install opencv-python-headless",
-        )
+        remedy = "apt install python3-opencv, or python3 -m pip install opencv-python-headless"
+        if any(sign in outcome.error for sign in BUILT_FOR_NUMPY_1):
+            remedy = (
+                "python3 -m pip install 'numpy<2' (apt's OpenCV was built for NumPy 1), or "
+                "opencv-python-headless"
+            )
+        return Check("NumPy, OpenCV", Status.FAILED, outcome.error, remedy)
     detail = f"NumPy {outcome.found['numpy']}, OpenCV {outcome.found['opencv']}"
     if not outcome.found["jpeg"]:
         return Check(

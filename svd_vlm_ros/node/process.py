@@ -55,6 +55,14 @@ def run(make_node: Callable[[], Any], arguments: Sequence[str] | None = None) ->
     except (UserError, ParameterException) as error:
         failure = str(error)
         print(failure, file=sys.stderr)
+    except ImportError as error:
+        if node is not None:
+            raise
+        failure = " ".join(str(error).split())
+        print(
+            f"A library cannot be imported ({failure}): 'svd-vlm doctor' says what to do.",
+            file=sys.stderr,
+        )
     except ExternalShutdownException:
         pass
     except RuntimeError as error:  # rcl: arguments that it cannot read

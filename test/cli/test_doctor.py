@@ -99,6 +99,9 @@ def test_numpy_and_opencv() -> None:
     assert checks.check_numpy_opencv(Outcome({**found, "jpeg": False})).status is Status.FAILED
     absent = Outcome(error="ImportError: libGL.so.1: cannot open shared object file")
     assert checks.check_numpy_opencv(absent).status is Status.FAILED
+    clash = Outcome(error="ImportError: numpy.core.multiarray failed to import")
+    assert "numpy<2" in checks.check_numpy_opencv(clash).remedy
+    assert "numpy<2" not in checks.check_numpy_opencv(absent).remedy
 
 
 def test_cv_bridge_is_optional_and_its_crash_a_warning() -> None:

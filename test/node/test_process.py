@@ -228,6 +228,21 @@ def test_impossible_arguments_end_it_with_a_sentence(
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("module", [NODE, CAMERA])
+def test_a_library_that_cannot_be_imported_is_a_sentence(
+    start: Start, tmp_path: Path, module: str
+) -> None:
+    """As apt's OpenCV beside NumPy 2."""
+    broken = "raise ImportError('numpy.core.multiarray failed to import')"
+    (tmp_path / "cv2.py").write_text(broken)  # before the real one: python -m looks here first
+    node = start(module)
+    output, _ = node.communicate(timeout=PATIENCE)
+    assert node.returncode == 1
+    (line,) = output.strip().splitlines()
+    assert "numpy.core.multiarray" in line
+    assert "svd-vlm doctor" in line
+
+
 def test_a_misspelt_parameter_is_told(start: Start) -> None:
     node = start(NODE, "-p", "visual_token:=5", "-p", "model:=nobody/nothing")
     output, _ = node.communicate(timeout=PATIENCE)
