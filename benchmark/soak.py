@@ -188,8 +188,11 @@ def markdown(report: dict, clients: dict, node: dict, cameras: dict) -> str:
         f"{TARGETS['timer_p99_ms']:.0f} ms |",
         f"| executor's 10 Hz timer late, worst | {_ms(timer.get('worst'))} | |",
         f"| resident memory at the end | {memory.get('resident_mib', 0):.0f} MiB | |",
-        f"| own memory, slope after {memory.get('warm_up_s', 0):.0f} s | "
-        f"{_slope(memory.get('slope'))} | < {TARGETS['memory_mib_per_hour']:.0f} MiB/h |",
+        f"| memory in use, slope after {memory.get('warm_up_s', 0):.0f} s | "
+        f"{_slope(memory.get('in_use_slope'))} | < {TARGETS['memory_mib_per_hour']:.0f} MiB/h |",
+        f"| all that is its own, with what the C library holds free | "
+        f"{_slope(memory.get('own_slope'))} | |",
+        f"| Python's small objects | {_slope(memory.get('blocks_slope'), 'blocks')} | |",
         "",
         "| fault | times |",
         "|---|---|",
@@ -213,8 +216,8 @@ def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
 
 
-def _slope(value: float | None) -> str:
-    return "too short to tell" if value is None else f"{value:.2f} MiB/h"
+def _slope(value: float | None, unit: str = "MiB") -> str:
+    return "too short to tell" if value is None else f"{value:,.2f} {unit}/h"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import threading
 import time
 from collections import Counter
@@ -97,15 +98,15 @@ class Faults:
 
 
 class Memory:
-    """The least of each minute, in MiB: pictures in flight come and go by some 40 MiB in seconds.
+    """The least of each minute: pictures in flight come and go by some 40 MiB within seconds.
 
-    `own` is the node's (`svd_vlm_ros.node.memory`), `in_use` what the C library has handed out of
-    it: the difference is what it holds for later.
+    `own` (MiB) is the node's (`svd_vlm_ros.node.memory`), `in_use` (MiB) what the C library has
+    handed out of it: the rest is what it holds free, and Python's small objects, whose number is
+    `blocks`.
     """
 
     def __init__(self) -> None:
-        self.own: list[tuple[float, float]] = []  # (s, MiB)
-        self.in_use: list[tuple[float, float]] = []
+        self._least: dict[str, list[tuple[float, float]]] = {"own": [], "in_use": [], "blocks": []}
         self._begun = time.monotonic()
         self._library = ctypes.CDLL("libc.so.6").mallinfo2
         self._library.restype = _Allocated
@@ -114,21 +115,25 @@ class Memory:
         now = time.monotonic()
         minute = int((now - self._begun) / 60.0)
         allocated = self._library()
-        in_use = (allocated.uordblks + allocated.hblkhd) / MIB
-        for least, value in ((self.own, memory_bytes()[1] / MIB), (self.in_use, in_use)):
+        values = {
+            "own": memory_bytes()[1] / MIB,
+            "in_use": (allocated.uordblks + allocated.hblkhd) / MIB,
+            "blocks": float(sys.getallocatedblocks()),
+        }
+        for name, value in values.items():
+            least = self._least[name]
             if len(least) <= minute:
                 least.append((now, value))
             elif value < least[minute][1]:
                 least[minute] = (now, value)
 
     def figures(self) -> dict[str, Any]:
-        whole = self.own[:-1]  # the last minute is not over
-        return {
-            "resident_mib": memory_bytes()[0] / MIB,
-            "slope": 3600 * slope(whole) if len(whole) >= LEAST else None,
-            "least_mib": [round(value, 1) for _, value in self.own],
-            "least_in_use_mib": [round(value, 1) for _, value in self.in_use],
-        }
+        found: dict[str, Any] = {"resident_mib": memory_bytes()[0] / MIB}
+        for name, least in self._least.items():
+            whole = least[:-1]  # the last minute is not over
+            found[f"{name}_slope"] = 3600 * slope(whole) if len(whole) >= LEAST else None
+            found[name] = [round(value, 1) for _, value in least]
+        return found
 
 
 class _Allocated(ctypes.Structure):
