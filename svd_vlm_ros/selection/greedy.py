@@ -13,7 +13,9 @@ import numpy as np
 
 from svd_vlm_ros.selection.sets import TIE, first_of_highest
 
-BATCH = 16  # candidates whose gain is brought up to date at a time
+# Candidates whose gain is brought up to date at a time: at first, when each choice moves most of
+# them, and after so many choices.
+EARLY_BATCH, BATCH, EARLY = 64, 16, 16
 
 
 def greedy_coverage(
@@ -45,9 +47,10 @@ def greedy_coverage(
     for _ in range(count):
         stale = open_.copy()
         best = -np.inf
+        size = min(EARLY_BATCH if len(chosen) < EARLY else BATCH, len(bounds))
         while True:
             worth = np.where(stale, bounds, -np.inf)
-            batch = np.argpartition(-worth, min(BATCH, len(worth)) - 1)[:BATCH]
+            batch = np.argpartition(-worth, size - 1)[:size]
             batch = batch[worth[batch] >= max(best - TIE * scale, 0.0)]
             if not len(batch):
                 break

@@ -21,6 +21,7 @@ from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, rows_of
 SHARE_RESOLUTION = 1e-9
 # Relative to the energy of the patches: differences below it are rounding, and all patches alike.
 CONTRAST_RESOLUTION = 1e-12
+TRIANGLE = 72  # rows of a triangular matrix that are inverted at once
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,24 @@ def ridge_leverage(products: Tensor, ridge: float) -> Tensor:
         return torch.ones(len(products), dtype=products.dtype)
     soft = ridge * energy / len(products)
     centred.diagonal().add_(soft)
-    return 1.0 - soft * torch.cholesky_inverse(torch.linalg.cholesky(centred)).diagonal()
+    # (L L^T)^-1 has the squared lengths of the columns of L^-1 on its diagonal.
+    inverse = inverse_of_lower(torch.linalg.cholesky(centred))
+    return 1.0 - soft * inverse.square().sum(dim=0)
+
+
+def inverse_of_lower(matrix: Tensor) -> Tensor:
+    """The inverse of a lower triangular matrix [n, n], by halves.
+
+    Nearly all of it are products of matrices. It takes half the time of `torch.cholesky_inverse`,
+    which goes on to the whole inverse, on one core as on two.
+    """
+    count = len(matrix)
+    if count <= TRIANGLE:
+        one = torch.eye(count, dtype=matrix.dtype, device=matrix.device)
+        return torch.linalg.solve_triangular(matrix, one, upper=False)
+    half = count // 2
+    inverse = torch.zeros_like(matrix)
+    inverse[:half, :half] = upper = inverse_of_lower(matrix[:half, :half])
+    inverse[half:, half:] = lower = inverse_of_lower(matrix[half:, half:])
+    inverse[half:, :half] = -(lower @ (matrix[half:, :half] @ upper))
+    return inverse

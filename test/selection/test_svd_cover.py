@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
+from svd_vlm_ros.selection.svd_cover import inverse_of_lower, ridge_leverage
 
 GRID = (4, 6)
 COUNT = 24
@@ -56,6 +57,29 @@ def test_it_keeps_what_covers(picture, options, budget):
     chosen = make_selector("svd-cover", **options)(features, Budget(budget))
     wanted = greedily(weights, like, lambda found: len(found) == budget)
     assert chosen.indices.tolist() == wanted
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 5), (73, 40), (145, 300), (577, 1024)])
+def test_ridge_leverage_is_that_of_the_decomposition(rows, columns):
+    generator = torch.Generator().manual_seed(rows)
+    matrix = torch.randn(rows, columns, generator=generator, dtype=torch.float64) + 3.0
+    moved = (matrix - matrix.mean(dim=0)).numpy()
+    u, s, _ = np.linalg.svd(moved, full_matrices=False)
+    soft = 0.5 * float((moved**2).sum()) / rows
+    wanted = (u**2 * (s**2 / (s**2 + soft))).sum(axis=1)
+    found = ridge_leverage(matrix @ matrix.T, 0.5)
+    assert np.abs(found.numpy() - wanted).max() < 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 300), seed=st.integers(0, 1000))
+def test_a_triangle_times_its_inverse_is_one(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(count, count, generator=generator, dtype=torch.float64).tril(-1)
+    matrix = matrix / count + torch.eye(count, dtype=torch.float64)
+    inverse = inverse_of_lower(matrix)
+    assert torch.equal(inverse, inverse.tril())
+    assert (inverse @ matrix - torch.eye(count, dtype=torch.float64)).abs().max() < 1e-12
 
 
 @settings(max_examples=25, deadline=None)
