@@ -68,13 +68,15 @@ def svd_vlm(
     """Ask a robot's pictures questions: LLaVA with SVD-Prune and quantized weights."""
 
 
-def typer_trouble(typer_version: str, click_version: str) -> str:
+def typer_trouble(typer_version: str, click_version: str | None) -> str:
     """Why this typer can't work with this click, and what to do; "" where it can.
 
     Ubuntu's typer (0.9 in 24.04) and the click that pip's huggingface_hub brings meet in a virtual
     environment that sees the system's packages.
     """
-    if _numbers(typer_version) >= (0, 16) or _numbers(click_version) < (8, 2):
+    if click_version is None or _numbers(click_version) < (8, 2):
+        return ""
+    if _numbers(typer_version) >= (0, 16):
         return ""
     return (
         f"typer {typer_version} does not work with click {click_version}: "
@@ -88,7 +90,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def main() -> None:
     """Run `svd-vlm`; the console script and `python -m svd_vlm_ros.cli.main` come here."""
-    if trouble := typer_trouble(metadata.version("typer"), metadata.version("click")):
+    try:
+        click_version = metadata.version("click")
+    except metadata.PackageNotFoundError:
+        click_version = None
+    if trouble := typer_trouble(typer.__version__, click_version):
         print_error(trouble)
         sys.exit(1)
     app(prog_name="svd-vlm")

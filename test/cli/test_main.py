@@ -72,3 +72,4 @@ def test_a_typer_that_is_too_old_for_its_click_is_one_sentence() -> None:
     assert typer_trouble("0.9.0", "8.1.6") == ""  # Ubuntu 24.04's own
     assert typer_trouble("0.29.2", "8.5.1") == ""
     assert typer_trouble("1.0rc1", "9.0") == ""
+    assert typer_trouble("0.9.0", None) == ""
