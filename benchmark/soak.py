@@ -22,6 +22,7 @@ import os
 import platform
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from svd_vlm_ros.bench.cpu import cpu_name
 from svd_vlm_ros.cli.domain import free_domain
@@ -38,6 +41,8 @@ ROLES = ("node", "cameras", "clients")
 CHECKPOINT = 60.0  # s
 FIRST_CHECKPOINT = 10.0
 END_WITHIN = 60.0  # s that the roles have to end: the last requests have their timeouts
+LEAST = 5  # minutes of memory from which a slope is told
+ENDS = 10  # minutes of which the first and the last are compared
 TARGETS = {"timer_p99_ms": 50.0, "memory_mib_per_hour": 1.0}
 
 
@@ -188,11 +193,7 @@ def markdown(report: dict, clients: dict, node: dict, cameras: dict) -> str:
         f"{TARGETS['timer_p99_ms']:.0f} ms |",
         f"| executor's 10 Hz timer late, worst | {_ms(timer.get('worst'))} | |",
         f"| resident memory at the end | {memory.get('resident_mib', 0):.0f} MiB | |",
-        f"| memory in use, slope after {memory.get('warm_up_s', 0):.0f} s | "
-        f"{_slope(memory.get('in_use_slope'))} | < {TARGETS['memory_mib_per_hour']:.0f} MiB/h |",
-        f"| all that is its own, with what the C library holds free | "
-        f"{_slope(memory.get('own_slope'))} | |",
-        f"| Python's small objects | {_slope(memory.get('blocks_slope'), 'blocks')} | |",
+        *_memory_rows(memory),
         "",
         "| fault | times |",
         "|---|---|",
@@ -216,8 +217,34 @@ def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
 
 
-def _slope(value: float | None, unit: str = "MiB") -> str:
-    return "too short to tell" if value is None else f"{value:,.2f} {unit}/h"
+def _memory_rows(memory: dict[str, Any]) -> list[str]:
+    """Slope and ends of each series, of which there is a value a minute."""
+    asked = f"< {TARGETS['memory_mib_per_hour']:.0f} MiB/h"
+    series = (
+        ("in_use", "memory in use", "MiB", asked),
+        ("own", "own memory, with what the C library holds free", "MiB", ""),
+        ("blocks", "Python's small objects", "blocks", ""),
+    )
+    rows = []
+    for name, words, unit, bar in series:
+        values = memory.get(name, [])
+        if len(values) < LEAST:
+            rows.append(f"| {words}, slope | too short to tell | {bar} |")
+            continue
+        slope, error = slope_and_error([minute / 60 for minute in range(len(values))], values)
+        first, last = (statistics.median(part) for part in (values[:ENDS], values[-ENDS:]))
+        after = f"slope after {memory.get('warm_up_s', 0):.0f} s"
+        rows.append(f"| {words}, {after} | {slope:,.1f} ± {error:,.1f} {unit}/h | {bar} |")
+        rows.append(
+            f"| the same, first and last {ENDS} minutes | {first:,.1f}, {last:,.1f} {unit} | |"
+        )
+    return rows
+
+
+def slope_and_error(at: list[float], values: list[float]) -> tuple[float, float]:
+    """The least-squares slope of values, and its standard error."""
+    (slope, _), covariance = np.polyfit(at, values, 1, cov=True)
+    return float(slope), float(covariance[0, 0] ** 0.5)
 
 
 def _replace(path: Path, text: str) -> None:

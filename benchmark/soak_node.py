@@ -26,12 +26,11 @@ from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.heap import trim
 from svd_vlm_ros.node.inference import InferenceThread
-from svd_vlm_ros.node.memory import MIB, memory_bytes, slope
+from svd_vlm_ros.node.memory import MIB, memory_bytes
 from svd_vlm_ros.node.perception_node import PerceptionNode
 
 TIMER = 0.1  # s
 LOOK = 0.1  # s between two looks at the memory
-LEAST = 4  # minutes of memory from which a slope is told
 FAULTS = ("engine fails", "out of memory", "inference thread killed")
 
 
@@ -130,9 +129,7 @@ class Memory:
     def figures(self) -> dict[str, Any]:
         found: dict[str, Any] = {"resident_mib": memory_bytes()[0] / MIB}
         for name, least in self._least.items():
-            whole = least[:-1]  # the last minute is not over
-            found[f"{name}_slope"] = 3600 * slope(whole) if len(whole) >= LEAST else None
-            found[name] = [round(value, 1) for _, value in least]
+            found[name] = [round(value, 1) for _, value in least[:-1]]  # the last is not over
         return found
 
 

@@ -47,20 +47,19 @@ class MemoryWatch:
 
     Attributes:
         resident: bytes at the last look, all that is resident.
-        own: bytes at the last look; see `memory_bytes`.
     """
 
     def __init__(self, begun: float | None = None) -> None:
         self._begun = time.monotonic() if begun is None else begun
         self._samples: deque[tuple[float, float]] = deque(maxlen=int(WINDOW / INTERVAL))
-        self.resident = self.own = 0
+        self.resident = 0
 
     def look(self, now: float, memory: tuple[int, int] | None = None) -> None:
         """Take a sample where one is due; to be called about once a second."""
-        self.resident, self.own = memory_bytes() if memory is None else memory
+        self.resident, own = memory_bytes() if memory is None else memory
         due = not self._samples or now - self._samples[-1][0] >= INTERVAL
-        if due and now - self._begun >= WARM_UP and self.own:
-            self._samples.append((now, self.own / MIB))
+        if due and now - self._begun >= WARM_UP and own:
+            self._samples.append((now, own / MIB))
 
     @property
     def growth(self) -> float | None:
