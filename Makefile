@@ -24,7 +24,7 @@ PIP := PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
 
 # Folders are named too, so that a deleted file counts as a change.
-SOURCES := $(shell find svd_vlm_ros action msg srv cmake launch config -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
+SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
 	CMakeLists.txt package.xml pyproject.toml setup.py
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 

@@ -32,7 +32,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-from svd_vlm_ros.bench.cpu import cpu_name
+from svd_vlm_ros.cpu import cpu_name
 
 ROLES = ("bare", "node")
 SETTLE = 3.0  # s before measuring begins

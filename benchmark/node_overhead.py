@@ -42,7 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svd_vlm_ros.bench.cpu import cpu_name
+from svd_vlm_ros.cpu import cpu_name
 
 SUBJECTS = (("bare", "raw"), ("node", "raw"), ("node", "compressed"))
 CAMERAS = ("front", "rear")

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from svd_vlm_ros.bench.cpu import cpu_name
+from svd_vlm_ros.cpu import cpu_name
 from svd_vlm_ros.cli.domain import free_domain
 
 HERE = Path(__file__).resolve().parent

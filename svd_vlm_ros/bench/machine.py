@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from svd_vlm_ros.bench.cpu import cpu_name
+from svd_vlm_ros.cpu import cpu_name
 from svd_vlm_ros.bench.samples import seconds_of
 from svd_vlm_ros.llava.packed import pack, packs_bfloat16
 

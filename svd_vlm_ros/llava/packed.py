@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights laid out for this CPU, so that its kernels read them as they lie.
 
-torch multiplies by a matrix that is stored row by row, as every file has it, and oneDNN lays it out
-anew in each call, block by block. For hundreds of rows that is lost in the work; for the one row of
-a token that is written it takes longer than the product. Here each layer is laid out once, when it
-is loaded. In bfloat16 the numbers that come out are the same, to the last bit; a token of
-LLaVA-1.5-7B takes half the time or less (`docs/performance.md`). It takes no memory: each layer's
-own weights are let go before the next is laid out.
+torch multiplies by a matrix that is stored row by row, as every file has it, and its libraries lay
+it out anew in each call, block by block. For hundreds of rows that is lost in the work; for the few
+rows of a question or the one of a token it takes longer than the product. Here each layer is laid
+out once, when it is loaded. It takes no memory: each layer's own weights are let go before the next
+is laid out. Which way is fast depends on the CPU (`docs/performance.md` has the figures):
 
-* bfloat16: `torch.compile` freezes models for CPUs through the same two operators.
-* int8: bitsandbytes' weights, scales and levels. Its product goes through float16 and several
-  passes, and lays out as well; results differ by the rounding of the output only.
+* With AVX-512: bfloat16 by oneDNN, the same numbers to the last bit; int8 by oneDNN with VNNI
+  instructions, bitsandbytes' weights, scales and levels. NF4 and float32 stay as they are.
+* Without: int8 and NF4 by this package's own kernels (AVX2, AVX-VNNI, NEON with dot product); what
+  is not quantized beside them in float16 with float32 activations, by FBGEMM. In float32 the large
+  layers of the language model are laid out, by oneDNN; the tower, which always reads hundreds of
+  rows, and small layers, where the call costs more than the product, are not.
 
-float32 and int4 stay as they are, and so does all on a CPU where an operator is missing or is found
-not to be exact. Import this only after `precision.import_bitsandbytes()` where layers are int8.
+All stays as it was loaded where an operator is missing or a probe finds it not exact. Import this
+only after `precision.import_bitsandbytes()` where layers are quantized.
 """
 
 from __future__ import annotations
@@ -26,102 +28,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-LEVELS = 127  # of an int8, to each side of zero
-ZERO = 128  # where zero lies in an unsigned byte
+from svd_vlm_ros.cpu import has_avx512
+from svd_vlm_ros.llava import kernels, packed_layers
+from svd_vlm_ros.llava.packed_layers import (
+    LEVELS,
+    ZERO,
+    BlockInt8,
+    BlockNf4,
+    Packed,
+    PackedHalf,
+    PackedInt8,
+    PackedLinear,
+)
+
 X86 = ("x86_64", "AMD64")
-ROWS = 64  # a hint at how many rows are multiplied; its layout serves a single one best, too
+LARGE = 1 << 20  # weights of a layer in float32 from which on laying out gains
+Maker = Callable[[nn.Linear], Packed]
 
-
-class Packed(nn.Linear):
-    """A linear layer whose `weight` is a buffer in oneDNN's own layout."""
-
-    weight: Tensor
-
-    def __init__(self, layer: nn.Linear, weight: Tensor) -> None:
-        """Take over a layer's sizes and bias.
-
-        Args:
-            layer: may be let go afterwards.
-            weight: its weights, laid out.
-        """
-        sizes = layer.in_features, layer.out_features, layer.bias is not None
-        super().__init__(*sizes, device="meta")
-        del self.weight
-        self.register_buffer("weight", weight, persistent=False)
-        self.bias = layer.bias
-
-    def unpack(self) -> nn.Linear:
-        """The layer as it was before."""
-        raise NotImplementedError
-
-
-class PackedLinear(Packed):
-    """A layer in bfloat16."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        """Lay out a layer's weights."""
-        super().__init__(layer, _lay_out(layer.weight.detach()))
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Multiply [..., inputs], bfloat16, by the weights; [..., outputs]."""
-        return _multiply(input, self.weight, self.bias)
-
-    def unpack(self) -> nn.Linear:
-        """The layer as it was before, bit by bit."""
-        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        layer.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
-        layer.bias = self.bias
-        return layer.eval()
-
-
-class PackedInt8(Packed):
-    """A layer of bitsandbytes in int8, without its path for outliers."""
-
-    scales: Tensor
-
-    def __init__(self, layer: nn.Linear) -> None:
-        """Lay out the weights of a `Linear8bitLt`."""
-        from bitsandbytes.nn import Linear8bitLt
-
-        assert isinstance(layer, Linear8bitLt)
-        if layer.weight.CB is not None:
-            layer.init_8bit_state()
-        super().__init__(layer, torch.ops.onednn.qlinear_prepack(layer.state.CB, None))
-        self.register_buffer("scales", layer.state.SCB.float() / LEVELS, persistent=False)
-        self.threshold = layer.state.threshold
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Multiply [..., inputs] by the weights; [..., outputs] in the dtype of `input`.
-
-        Each row of `input` is rounded to 255 levels of its own, as in LLM.int8() (arXiv 2208.07339)
-        without outliers.
-        """
-        rows = input.reshape(-1, input.shape[-1]).float()
-        step = rows.abs().amax(dim=1, keepdim=True).div_(LEVELS).clamp_min_(1e-30)
-        levels = (rows / step).round_().add_(ZERO).to(torch.uint8)
-        product = _multiply_int8(levels, self.weight, self.scales).mul_(step)
-        if self.bias is not None:
-            product.add_(self.bias)
-        return product.to(input.dtype).reshape(*input.shape[:-1], -1)
-
-    def unpack(self) -> nn.Linear:
-        """bitsandbytes' layer with the same weights and scales."""
-        from bitsandbytes.nn import Int8Params, Linear8bitLt
-
-        sizes = self.in_features, self.out_features, self.bias is not None
-        layer = Linear8bitLt(
-            *sizes, has_fp16_weights=False, threshold=self.threshold, device="meta"
-        )
-        levels = self.weight.to_dense().t().contiguous()
-        layer.weight = Int8Params(
-            levels,
-            requires_grad=False,
-            has_fp16_weights=False,
-            CB=levels,
-            SCB=self.scales * LEVELS,
-        )
-        layer.bias = self.bias
-        return layer.eval()
+__all__ = ["Packed", "pack", "unpacked"]
 
 
 def pack(model: nn.Module) -> int:
@@ -130,7 +54,17 @@ def pack(model: nn.Module) -> int:
     Returns:
         How many were laid out; 0 on any other device, and where this CPU gains nothing.
     """
-    return _replace(model, _packed_kind)
+    quantized = any(is_quantized(layer) for layer in model.modules())
+
+    def wanted(name: str, layer: nn.Module) -> Callable[[], nn.Module] | None:
+        if not isinstance(layer, nn.Linear) or isinstance(layer, Packed):
+            return None
+        if layer.weight.device.type != "cpu":
+            return None
+        maker = _maker(name, layer, quantized)
+        return None if maker is None else functools.partial(maker, layer)
+
+    return _replace(model, wanted)
 
 
 @contextmanager
@@ -139,7 +73,9 @@ def unpacked(model: nn.Module) -> Iterator[None]:
 
     Both ways take a few seconds for 7 billion weights.
     """
-    changed = _replace(model, lambda layer: layer.unpack if isinstance(layer, Packed) else None)
+    changed = _replace(
+        model, lambda _, layer: layer.unpack if isinstance(layer, Packed) else None
+    )
     try:
         yield
     finally:
@@ -147,92 +83,128 @@ def unpacked(model: nn.Module) -> Iterator[None]:
             pack(model)
 
 
+def is_quantized(layer: nn.Module) -> bool:
+    """Whether a linear layer has weights of less than 16 bits, laid out or not."""
+    if isinstance(layer, Packed):
+        return layer.quantized
+    # bitsandbytes' layers are subclasses; without them the library need not be there.
+    return isinstance(layer, nn.Linear) and type(layer) is not nn.Linear
+
+
 def _replace(
-    model: nn.Module, wanted: Callable[[nn.Module], Callable[[], nn.Module] | None]
+    model: nn.Module, wanted: Callable[[str, nn.Module], Callable[[], nn.Module] | None]
 ) -> int:
     """Replace layers one by one, so that only one of them is in memory twice."""
-    names = [name for name, layer in model.named_modules() if wanted(layer)]
+    names = [name for name, layer in model.named_modules() if wanted(name, layer)]
     for name in names:
-        make = wanted(model.get_submodule(name))
+        make = wanted(name, model.get_submodule(name))
         assert make is not None
         model.set_submodule(name, make())
         del make  # it holds the layer that was replaced
     return len(names)
 
 
-def _packed_kind(layer: nn.Module) -> Callable[[], Packed] | None:
-    """What would lay out a layer; None: nothing."""
-    if not isinstance(layer, nn.Linear) or layer.weight.device.type != "cpu":
+def _maker(name: str, layer: nn.Linear, beside_quantized: bool) -> Maker | None:
+    """What lays out a layer; None: nothing."""
+    kind, dtype = type(layer).__name__, layer.weight.dtype
+    if kind == "Linear8bitLt":
+        if packs_int8():
+            return PackedInt8
+        return BlockInt8 if multiplies_bytes() else None
+    if kind == "Linear4bit":
+        return BlockNf4 if not has_avx512() and multiplies_bytes() else None
+    if type(layer) is not nn.Linear:
         return None
-    if type(layer) is nn.Linear:
-        packs = layer.weight.dtype == torch.bfloat16 and packs_bfloat16()
-        return functools.partial(PackedLinear, layer) if packs else None
-    # By name: without int8 layers bitsandbytes need not be there.
-    if type(layer).__name__ == "Linear8bitLt" and packs_int8():
-        return functools.partial(PackedInt8, layer)
+    if dtype == torch.bfloat16 and has_avx512() and packs_bfloat16():
+        return PackedLinear
+    if dtype == torch.float32 and not has_avx512():
+        if beside_quantized:
+            return PackedHalf if packs_half() else None
+        large = layer.weight.numel() >= LARGE and "language_model" in name
+        return PackedLinear if large and packs_float32() else None
     return None
 
 
 @functools.cache
 def packs_bfloat16() -> bool:
-    """Whether this torch and this CPU multiply by laid out bfloat16, exactly as by others.
+    """Whether this torch and this CPU multiply by laid out bfloat16, exactly as by others."""
+    return _packs(torch.bfloat16, lambda one, other: torch.equal(one, other))
 
-    Not asked of an ARM CPU: there oneDNN hands on to another library, which nobody has looked at.
-    """
+
+@functools.cache
+def packs_float32() -> bool:
+    """Whether they multiply by laid out float32; its sums may be in another order."""
+    return _packs(torch.float32, lambda one, other: torch.allclose(one, other, atol=1e-4))
+
+
+def _packs(dtype: torch.dtype, same: Callable[[Tensor, Tensor], bool]) -> bool:
+    # Not asked of an ARM CPU: there oneDNN hands on to another library, which nobody has looked at.
     if platform.machine() not in X86:
         return False
     try:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        rows, weight = _sample(torch.bfloat16)
-        packed = _lay_out(weight)
-        same = torch.equal(_multiply(rows, packed, None), nn.functional.linear(rows, weight))
-        return same and torch.equal(packed.to_dense(), weight)
+        rows, weight = _sample(dtype)
+        packed = packed_layers.lay_out(weight)
+        product = packed_layers.multiply(rows, packed, None)
+        right = same(product, nn.functional.linear(rows, weight))
+        return right and torch.equal(packed.to_dense(), weight)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@functools.cache
+def packs_half() -> bool:
+    """Whether this torch multiplies float32 by weights in float16 (FBGEMM: x86)."""
+    try:
+        rows, weight = _sample(torch.float32)
+        product = packed_layers.multiply_half(rows, packed_layers.pack_half(weight, None))
+        rounded = weight.half().float()
+        return torch.allclose(product, nn.functional.linear(rows, rounded), atol=1e-4)
     except (AttributeError, RuntimeError):
         return False
 
 
 @functools.cache
 def packs_int8() -> bool:
-    """Whether this torch and this CPU multiply bytes exactly.
+    """Whether this torch and this CPU multiply bytes exactly: oneDNN with AVX-512 and VNNI.
 
-    Without VNNI instructions sums of two products overflow; and without AVX512 nobody has looked
-    whether there is a gain.
+    Without VNNI instructions sums of two products overflow.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if not has_avx512():
         return False
     try:
         rows, weight = _sample(torch.float32)
         levels = torch.where(rows > 0, 255, 1).to(torch.uint8)  # the ends of the range
         whole = torch.where(weight > 0, LEVELS, -LEVELS).to(torch.int8)
         packed = torch.ops.onednn.qlinear_prepack(whole, None)
-        product = _multiply_int8(levels, packed, torch.ones(len(whole)))
+        product = packed_layers.multiply_int8(levels, packed, torch.ones(len(whole)))
         exact = (levels.long() - ZERO) @ whole.long().t()
         return torch.equal(product.long(), exact) and torch.equal(packed.to_dense().t(), whole)
     except (AttributeError, RuntimeError):
         return False
 
 
+@functools.cache
+def multiplies_bytes() -> bool:
+    """Whether this package's kernels are built, and right on this CPU at the ends of the range."""
+    if not kernels.kernels():
+        return False
+    rows, weight = _sample(torch.float32)
+    rows, above = torch.where(rows > 0, 1.0, -1.0), weight > 0
+    levels = torch.where(above, LEVELS, -LEVELS).to(torch.int8)
+    codes = torch.where(above, 15, 0).to(torch.uint8)  # of NF4, 1 and -1
+    ones = torch.ones(len(weight), 192 // kernels.BLOCK)
+    return all(
+        torch.allclose(kernels.multiply(rows, laid_out), rows @ exact.float().t(), atol=0.01)
+        for laid_out, exact in (
+            (kernels.lay_out_int8(levels, ones[:, 0]), levels),
+            (kernels.lay_out_nf4(codes, ones), above * 2 - 1),
+        )
+    )
+
+
 def _sample(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     rows, weight = (torch.randn(n, 192, generator=generator) for n in (5, 96))
     return rows.to(dtype), weight.to(dtype)
-
-
-def _lay_out(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-    return packed
-
-
-def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    return product
-
-
-def _multiply_int8(levels: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """[n, outputs] float32 of bytes [n, inputs] around `ZERO`, and a scale for each output."""
-    zeros = torch.zeros(1, dtype=torch.int32)
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        *(levels, 1.0, ZERO, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-    )
-    return product

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.packed import PackedLinear
+from svd_vlm_ros.llava.packed import Packed, is_quantized
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig
@@ -66,9 +67,13 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of activations and of the weights that are not quantized.
 
     bfloat16 wherever there is a choice: it has the range of float32. On CUDA int8 runs in float16,
-    since that is what bitsandbytes' int8 kernels take; bfloat16 would be cast in each layer.
+    since that is what bitsandbytes' int8 kernels take; bfloat16 would be cast in each layer. On a
+    CPU that emulates bfloat16, int8 and int4 run in float32; what is not quantized is then laid out
+    in 16 bits (`packed.py`).
     """
     if precision == "fp32":
+        return torch.float32
+    if precision in QUANTIZED and device.type == "cpu" and not computes_bfloat16():
         return torch.float32
     if precision == "fp16" or (precision == "int8" and device.type == "cuda"):
         return torch.float16
@@ -165,6 +170,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all weights and buffers, with the scales and tables of the quantized ones."""
     total = sum(buffer.nbytes for buffer in model.buffers())
+    total += sum(layer.held_bytes for layer in model.modules() if isinstance(layer, Packed))
     for weight in model.parameters():
         total += weight.nbytes
         scales = getattr(weight, "SCB", None)
@@ -202,7 +208,7 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
         if isinstance(module, nn.Linear):  # of which all others are subclasses
             component = next((part for part in COMPONENTS if part in name.split(".")), "other")
             totals[component] += 1
-            counts[component] += type(module) not in (nn.Linear, PackedLinear)
+            counts[component] += is_quantized(module)
     return {component: (counts[component], totals[component]) for component in COMPONENTS}
 
 
