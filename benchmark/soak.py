@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from svd_vlm_ros.cpu import cpu_name
 from svd_vlm_ros.cli.domain import free_domain
+from svd_vlm_ros.cpu import cpu_name
 
 HERE = Path(__file__).resolve().parent
 ROLES = ("node", "cameras", "clients")

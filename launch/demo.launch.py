@@ -19,9 +19,9 @@ def generate_launch_description():
     arguments = [
         DeclareLaunchArgument(
             "precision",
-            default_value="bf16",
-            description="precision of the weights",
-            choices=["fp32", "bf16", "fp16", "int8", "int4"],
+            default_value="auto",
+            description="precision of the weights; auto: the fastest that fits into memory",
+            choices=["auto", "fp32", "bf16", "fp16", "int8", "int4"],
         ),
         DeclareLaunchArgument(
             "visual_tokens",

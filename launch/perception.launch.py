@@ -57,9 +57,9 @@ def generate_launch_description():
         ),
         DeclareLaunchArgument(
             "precision",
-            default_value="int4",
-            description="precision of the weights",
-            choices=["fp32", "bf16", "fp16", "int8", "int4"],
+            default_value="auto",
+            description="precision of the weights; auto: the fastest that fits into memory",
+            choices=["auto", "fp32", "bf16", "fp16", "int8", "int4"],
         ),
         DeclareLaunchArgument(
             "device", default_value="auto", description="auto, cpu, cuda or cuda:<index>"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This machine's CPU: its name, its class of instructions, the memory that is free. Without torch.
+"""This machine's CPU: its name, its class of instructions, the free memory. Without torch.
 
 Speeds differ by factors between classes of CPU, so every table names the class, and the engine
-chooses precision and kernels by it. `ATEN_CPU_CAPABILITY=avx2`, which makes torch leave out AVX-512,
-counts here as well.
+chooses precision and kernels by it. `ATEN_CPU_CAPABILITY=avx2`, which makes torch leave AVX-512
+out, counts here as well.
 """
 
 from __future__ import annotations
@@ -52,13 +52,16 @@ def cpu_class() -> str:
     """The class of instructions in words, such as "AVX2, no bf16" or "AVX-512 with VNNI, bf16"."""
     has = instructions()
     if has >= AVX512:
-        more = [word for flag, word in (("avx512_vnni", "VNNI"), ("amx_tile", "AMX")) if flag in has]
+        more = [
+            word for flag, word in (("avx512_vnni", "VNNI"), ("amx_tile", "AMX")) if flag in has
+        ]
         words = "AVX-512" + (f" with {' and '.join(more)}" if more else "")
         return f"{words}, {'bf16' if 'avx512_bf16' in has else 'no bf16'}"
     if has >= AVX2:
         return f"AVX2{' with AVX-VNNI' if 'avx_vnni' in has else ''}, no bf16"
     if "asimd" in has:
-        return f"NEON{' with dot product' if has >= NEON_DOT else ''}, {'' if 'bf16' in has else 'no '}bf16"
+        dot = " with dot product" if has >= NEON_DOT else ""
+        return f"NEON{dot}, {'bf16' if 'bf16' in has else 'no bf16'}"
     return f"{platform.machine()} without AVX2"
 
 
@@ -79,9 +82,7 @@ def computes_bfloat16() -> bool:
 def available_memory() -> int | None:
     """Bytes that a process may still take: free ones, or what a container's limit leaves."""
     found = [
-        int(line.split()[1]) * 1024
-        for line in _lines(MEMINFO)
-        if line.startswith("MemAvailable:")
+        int(line.split()[1]) * 1024 for line in _lines(MEMINFO) if line.startswith("MemAvailable:")
     ]
     for limit, used in CGROUPS:
         numbers = [(_lines(Path(path)) or [""])[0] for path in (limit, used)]

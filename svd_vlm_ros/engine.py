@@ -82,7 +82,7 @@ class SceneEngine:
         cls,
         model: str = "scout",
         *,
-        precision: str = "bf16",
+        precision: str = "auto",
         selector: str = SELECTOR,
         visual_tokens: int | float = 192,
         token_cap: int = 192,
@@ -99,7 +99,8 @@ class SceneEngine:
         Args:
             model: "scout" (embedded), a folder or a hub id that is on this machine, "random:tiny"
                 or "random:llava-1.5-7b".
-            precision: fp32, bf16, fp16, int8 or int4.
+            precision: auto (the fastest that this machine has for the model and that fits into its
+                memory), fp32, bf16, fp16, int8 or int4.
             selector: one of `svd_vlm_ros.selection.selector_names()`.
             visual_tokens: an int is the number of tokens to keep; a float in (0, 1] an energy: as
                 many as it takes, at most `token_cap`.
@@ -107,7 +108,7 @@ class SceneEngine:
             device: auto (CUDA where there is one), cpu, cuda or cuda:N.
             aspect: "pad" shows the whole picture, "crop" only its middle square.
             system_prompt: a text in front of the conversation; None: none.
-            cpu_threads: threads of torch, for the whole process; 0: as they are.
+            cpu_threads: threads of torch and OpenCV, for the whole process; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
             compile: on CUDA, write the tokens of single answers through CUDA graphs; the first

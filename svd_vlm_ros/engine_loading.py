@@ -11,9 +11,10 @@ from svd_vlm_ros.engine_types import EngineInfo
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.architecture import text_config
 from svd_vlm_ros.llava.heap import give_back
-from svd_vlm_ros.llava.loading import LoadedLlava, load_llava, resolve_device
+from svd_vlm_ros.llava.loading import LoadedLlava, find_sizes, load_llava, resolve_device
 from svd_vlm_ros.llava.packed import pack
 from svd_vlm_ros.llava.precision import quantized_layers, weight_bytes
+from svd_vlm_ros.llava.precision_choice import check_wish, choose_precision
 from svd_vlm_ros.llava.preprocess import ASPECTS
 from svd_vlm_ros.selection import make_budget, make_selector
 
@@ -55,13 +56,15 @@ def load_parts(
     chooses = make_selector(selector, **options)
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
-    loaded = load_llava(model, precision=precision, device=device, seed=seed)
+    chosen = choose_precision(check_wish(precision), find_sizes(model), resolve_device(device))
+    loaded = load_llava(model, precision=chosen.precision, device=device, seed=seed)
     pack(loaded.model)
     give_back()
     rows, columns = loaded.pictures.grid
     info = EngineInfo(
         model=model,
-        precision=precision,
+        precision=chosen.precision,
+        advice=chosen.advice,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         selector=selector,

@@ -23,7 +23,7 @@ class EngineInfo:
 
     Attributes:
         model: the name that it was loaded by.
-        precision: fp32, bf16, fp16, int8 or int4.
+        precision: fp32, bf16, fp16, int8 or int4; what was chosen where "auto" was asked for.
         dtype: of activations and of the weights that are not quantized, e.g. "bfloat16".
         device: "cpu" or "cuda:N".
         selector: its name.
@@ -40,6 +40,7 @@ class EngineInfo:
         shareable: a scene may be asked many questions at the cost of one. Not so where the selector
             looks at the question: then every question chooses its own visual tokens.
         system_prompt: the text in front of the conversation; None: none.
+        advice: a sentence for the user about precision and memory; empty: all is well.
     """
 
     model: str
@@ -59,6 +60,7 @@ class EngineInfo:
     quantized_layers: dict[str, tuple[int, int]]
     shareable: bool = True
     system_prompt: str | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)

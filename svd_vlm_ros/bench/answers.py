@@ -68,17 +68,18 @@ class Answered:
     kernel_seconds: float | None
 
 
-def read_rows(text: str, patches: int) -> list[Row]:
+def read_rows(text: str, patches: int, stock: bool = True) -> list[Row]:
     """The rows that a list such as `stock,576,64,16` names, each once, in its order.
 
-    An empty list is the stock row, all tokens, and the budgets of the paper.
+    An empty list is the stock row (if `stock`), all tokens, and the budgets of the paper.
 
     Raises:
         UserError: one is neither "stock" nor a number of tokens that the model has.
     """
     if not text.strip():
         fewer = [tokens for tokens in PAPER_TOKENS if tokens < patches]
-        return [Row(STOCK, patches), *(Row(str(tokens), tokens) for tokens in (patches, *fewer))]
+        first = [Row(STOCK, patches)] if stock else []
+        return [*first, *(Row(str(tokens), tokens) for tokens in (patches, *fewer))]
     rows = []
     for name in dict.fromkeys(part.strip() for part in text.split(",")):
         tokens = patches if name == STOCK else int(name) if name.isdigit() else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from svd_vlm_ros.bench.machine import Machine
 from svd_vlm_ros.planning.flops import true_work
-from svd_vlm_ros.planning.memory import cache_bytes, float_bytes, linear_bytes
+from svd_vlm_ros.planning.memory import Floats, linear_bytes
 from svd_vlm_ros.planning.shapes import Llava
 
 ARITHMETIC, BANDWIDTH = "arithmetic", "bandwidth"
@@ -14,6 +14,7 @@ ARITHMETIC, BANDWIDTH = "arithmetic", "bandwidth"
 def row_limits(
     sizes: Llava,
     precision: str,
+    floats: Floats,
     machine: Machine,
     *,
     visual_tokens: int,
@@ -25,6 +26,7 @@ def row_limits(
     """What a row moves and computes, beside what the machine allows.
 
     Args:
+        floats: bytes of what is not quantized.
         machine: the measured limits.
         prompt_tokens: all tokens in front of the answer, the visual ones among them.
         first_token, token: the measured seconds.
@@ -36,10 +38,9 @@ def row_limits(
         seconds of the whole answer at both limits) and `roofline_ratio` (measured / roofline);
         `limit` (what most of the roofline's time waits for).
     """
-    size = float_bytes(precision)
-    text = sizes.decoder
+    size, text = floats.matrix, sizes.decoder
     weights = linear_bytes(text, precision) + size * text.embedding_weights
-    cached = (prompt_tokens + answer_tokens / 2) * cache_bytes(text, precision)
+    cached = (prompt_tokens + answer_tokens / 2) * text.cache_numbers * floats.activation
     token_bytes = weights + cached
     work = true_work(sizes, visual_tokens, prompt_tokens - visual_tokens)
     spent = {ARITHMETIC: 0.0, BANDWIDTH: 0.0}

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from svd_vlm_ros.cpu import cpu_name
 from svd_vlm_ros.bench.samples import seconds_of
-from svd_vlm_ros.llava.packed import pack, packs_bfloat16
+from svd_vlm_ros.cpu import cpu_class, cpu_name, has_avx512
+from svd_vlm_ros.llava import kernels
+from svd_vlm_ros.llava.packed import multiplies_bytes, pack, packs_bfloat16
 
 COPY_BYTES = 256 << 20  # far above what a CPU's caches hold
 MATRIX = (640, 4096, 4096)  # rows, inputs, outputs: the reading of 576 tokens in a 7B model
@@ -30,7 +31,7 @@ class Machine:
         threads: of torch on the CPU.
         copy_bandwidth: bytes a second of a large copy, read and written ones counted.
         read_bandwidth: bytes a second of a matrix-vector product, weights counted; on a CPU of the
-            faster of two, in float32 and by bfloat16 weights that are laid out.
+            faster of two, in float32 and by laid out weights, bfloat16 or int8.
         matrix_rate: operations a second of a large matrix product in `dtype`; a
             multiply-accumulate counts as two.
         dtype: of the product.
@@ -78,17 +79,23 @@ def _memory_seconds(device: torch.device) -> tuple[float, float]:
     matrix = source.view(torch.float32).view(4096, -1)
     vector = torch.zeros(matrix.shape[1], device=device)
     read = seconds_of(lambda: matrix @ vector, device, 0.5)
-    if device.type == "cpu" and packs_bfloat16():
+    if device.type != "cpu":
+        return copied, read
+    if has_avx512() and packs_bfloat16():
         layer = nn.Linear(4096, COPY_BYTES // 2 // 4096, bias=False, dtype=torch.bfloat16)
         layers = nn.Sequential(layer)
         pack(layers)
         row = torch.zeros(1, 4096, dtype=torch.bfloat16)
         read = min(read, seconds_of(lambda: layers(row), device, 0.5))
+    elif multiplies_bytes():
+        weights = kernels.lay_out_int8(source.view(torch.int8).view(-1, 4096), torch.ones(1))
+        one = torch.zeros(1, 4096)
+        read = min(read, seconds_of(lambda: kernels.multiply(one, weights), device, 0.5))
     return copied, read
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the CPU with its number of cores."""
+    """The name of a GPU, or of the CPU with its class and its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{cpu_name()} ({cpu_class()}), {len(os.sched_getaffinity(0))} cores"

@@ -31,11 +31,13 @@ class Table:
 
 
 def add_speedups(records: Sequence[Record]) -> None:
-    """Write `speedup` into each row: how many times as fast as the first record's first stock row.
+    """Write `speedup` into each row: how many times as fast as the stock row of the precision that
+    all is compared with (`settings.stock`), or else the first one.
 
     Nothing is written where no stock row was measured.
     """
-    stock = next((row for record in records for row in record["answers"] if _is_stock(row)), None)
+    first = sorted(records, key=lambda record: not _is_compared_with(record))
+    stock = next((row for record in first for row in record["answers"] if _is_stock(row)), None)
     if stock is None:
         return
     for record in records:
@@ -44,6 +46,10 @@ def add_speedups(records: Sequence[Record]) -> None:
                 name: stock["seconds"][name]["median"] / row["seconds"][name]["median"]
                 for name in COMPARED
             }
+
+
+def _is_compared_with(record: Record) -> bool:
+    return bool(record["settings"]["precision"] == record["settings"]["stock"])
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -142,7 +148,11 @@ def _gain_table(record: Record) -> Table:
             *("first token", "answer", "yes/no", "peak GB", "kernels"),
         ),
         tuple(rows),
-        ("x: times as fast as the first stock row. +-: half the range. Kernels: CUDA only.",),
+        (
+            f"x: times as fast as {STOCK} in "
+            f"{record['settings']['stock'] or record['settings']['precision']}. "
+            "+-: half the range. Kernels: CUDA only.",
+        ),
     )
 
 

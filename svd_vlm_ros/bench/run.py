@@ -23,6 +23,7 @@ from svd_vlm_ros.bench.selectors import measure_selectors
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.memory import Floats, floats_of
 from svd_vlm_ros.planning.shapes import Llava, llava_from_config
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ class BenchSettings:
 
     Attributes:
         model, precision, device, cpu_threads: as `SceneEngine.load` takes them.
-        rows: as `answers.read_rows` takes them; "": stock, all tokens, and the paper's budgets.
+        rows: as `answers.read_rows` takes them; "": all tokens and the paper's budgets, with stock
+            before them where `stock` is this precision.
+        stock: the precision of transformers' `generate` that all is compared with.
         rounds: of measurements.
         answer_tokens: written in each.
         selector: of the rows with fewer tokens than patches.
@@ -55,6 +58,7 @@ class BenchSettings:
     answer_tokens: int = 16
     selector: str = SELECTOR
     tables: str = ",".join(TABLES)
+    stock: str = ""
 
     def __post_init__(self) -> None:
         for name in self.wanted:
@@ -110,7 +114,9 @@ def measure(
         "weights": info.weight_bytes,
     }
     try:
-        rows = read_rows(settings.rows, info.visual_tokens_total)
+        rows = read_rows(
+            settings.rows, info.visual_tokens_total, settings.stock in ("", settings.precision)
+        )
         step = watch(len(rows) * (settings.rounds + 1) + settings.rounds + 2 + SELECTORS)
         step("the limits of this machine")
         machine = measure_machine(device, engine.loaded.dtype)
@@ -143,6 +149,7 @@ def _measure_tables(
     from transformers import AutoProcessor
 
     from svd_vlm_ros.llava.files import find_folder
+    from svd_vlm_ros.llava.precision_choice import cpu_floats
 
     loaded = engine.loaded  # stock shares the weights
     shared: dict[str, Any] = {
@@ -156,7 +163,9 @@ def _measure_tables(
         stock = Stock(loaded, AutoProcessor.from_pretrained(folder, local_files_only=True))
         sizes = llava_from_config(settings.model, loaded.model.config.to_dict())
         answered = measure_answers(engine, stock, rows, **shared)
-        record["answers"] = [_row(each, sizes, machine, settings) for each in answered]
+        on_cpu = loaded.device.type == "cpu"
+        floats = (cpu_floats if on_cpu else floats_of)(settings.precision)
+        record["answers"] = [_row(each, sizes, floats, machine, settings) for each in answered]
     if "questions" in settings.wanted:
         tokens = record["questions"]["visual_tokens"]
         taken = measure_questions(engine, tokens, **shared)
@@ -167,7 +176,9 @@ def _measure_tables(
         )
 
 
-def _row(each: Answered, sizes: Llava, machine: Machine, settings: BenchSettings) -> dict[str, Any]:
+def _row(
+    each: Answered, sizes: Llava, floats: Floats, machine: Machine, settings: BenchSettings
+) -> dict[str, Any]:
     seconds = each.seconds
     return {
         "name": each.row.name,
@@ -180,6 +191,7 @@ def _row(each: Answered, sizes: Llava, machine: Machine, settings: BenchSettings
         **row_limits(
             sizes,
             settings.precision,
+            floats,
             machine,
             visual_tokens=each.row.tokens,
             prompt_tokens=each.prompt_tokens,

@@ -15,9 +15,26 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.bench.samples import now
+from svd_vlm_ros.llava.layer_speed import layer_speeds
+from svd_vlm_ros.llava.precision import QUANTIZED, import_bitsandbytes
+from svd_vlm_ros.llava.precision_choice import cpu_candidates, fitting_precisions
+from svd_vlm_ros.planning.shapes import Llava
 
 if TYPE_CHECKING:
     from svd_vlm_ros.llava.loading import LoadedLlava
+
+
+def stock_precision(model: Llava, device: torch.device) -> str:
+    """The precision in which transformers and bitsandbytes alone are fastest on a device."""
+    if device.type != "cpu":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if bf16 else "fp16"
+    candidates = cpu_candidates(model)
+    if any(precision in QUANTIZED for precision in candidates):
+        import_bitsandbytes()
+    speeds = layer_speeds(model, candidates, stock=True)
+    fitting = fitting_precisions(model, candidates) or candidates
+    return min(fitting, key=lambda precision: speeds[precision].first_token(model))
 
 
 class Stock:

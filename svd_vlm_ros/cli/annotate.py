@@ -66,7 +66,7 @@ def annotate(
         bool, typer.Option("--compress", help="Write compressed chunks (zstd).")
     ] = False,
     model: options.Model = "scout",
-    precision: options.PrecisionOption = options.Precision.BF16,
+    precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,

@@ -16,7 +16,7 @@ def ask(
     image: options.ImagePath,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain English.")],
     model: options.Model = "scout",
-    precision: options.PrecisionOption = options.Precision.BF16,
+    precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,

@@ -14,12 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
+from svd_vlm_ros.bench import STOCK
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, print_warning, stderr, stdout
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 
 PRECISIONS = [precision.value for precision in options.Precision]
+NO_STOCK = "none"
 
 
 def bench(
@@ -28,15 +30,24 @@ def bench(
         str,
         typer.Option(
             metavar="P,P,...",
-            help="One or more of fp32, bf16, fp16, int8, int4; each runs in a process of its own.",
+            help="One or more of auto, fp32, bf16, fp16, int8, int4; each runs in a process of its "
+            "own.",
         ),
-    ] = "bf16",
+    ] = "auto",
+    stock: Annotated[
+        str,
+        typer.Option(
+            metavar="P",
+            help="Precision of transformers' generate that all is compared with; auto: its fastest "
+            "here; none: none.",
+        ),
+    ] = "auto",
     rows: Annotated[
         str,
         typer.Option(
             metavar="R,R,...",
             help="stock (transformers' generate with all tokens) and numbers of visual tokens; "
-            "empty: stock, all, 192, 128, 64, 32 and 16.",
+            "empty: all, 192, 128, 64, 32 and 16, and stock in its fastest precision.",
         ),
     ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the rows take turns.")] = 3,
@@ -66,11 +77,14 @@ def bench(
     Example:  svd-vlm bench --model random:llava-1.5-7b --precision bf16,int4 --save bench
     """
     precisions = list(dict.fromkeys(part.strip() for part in precision.split(",")))
-    for each in precisions:
+    for each in (*precisions, *([stock] if stock != NO_STOCK else [])):
         if each not in PRECISIONS:
             raise typer.BadParameter(
                 f"there is no precision '{each}': take one of {', '.join(PRECISIONS)}"
             )
+    asked = precisions
+    if options.Precision.AUTO.value in (*precisions, stock):
+        precisions, stock = _resolve(model, device, cpu_threads, precisions, stock)
     chosen = {
         "--model": model,
         "--rows": rows,
@@ -80,21 +94,26 @@ def bench(
         "--tables": tables,
         "--device": device,
         "--cpu-threads": cpu_threads,
+        "--stock": stock,
     }
     chosen = {name: value for name, value in chosen.items() if value != ""}
     words = [word for name, value in chosen.items() for word in (name, str(value))]
-    command = shlex.join(["svd-vlm", "bench", *words, "--precision", ",".join(precisions)])
+    command = shlex.join(["svd-vlm", "bench", *words, "--precision", ",".join(asked)])
     records: list[dict[str, Any]] = []
     try:
+        alone = [stock] if not rows and stock not in (*precisions, NO_STOCK) else []
+        for each in alone:  # what all is compared with, and nothing else of that precision
+            more = ["--precision", each, "--rows", STOCK, "--tables", "answers"]
+            _in_a_process([*words, *more], records)
         for each in precisions:
-            if len(precisions) > 1:
+            if len(precisions) + len(alone) > 1:
                 _in_a_process([*words, "--precision", each], records)
             else:
                 from svd_vlm_ros.bench.run import BenchSettings, measure
 
                 settings = BenchSettings(
                     *(model, each, device, cpu_threads, rows, rounds, answer_tokens),
-                    *(selector, tables),
+                    *(selector, tables, stock),
                 )
                 records.append({})
                 with _progress(each) as watch:
@@ -106,9 +125,29 @@ def bench(
         if records:
             _save(save, records, command)
             if as_json:
-                print_json(records[0] if len(precisions) == 1 else records)
+                print_json(records[0] if len(records) == 1 else records)
             else:
                 _print(records)
+
+
+def _resolve(
+    model: str, device: str, cpu_threads: int, precisions: list[str], stock: str
+) -> tuple[list[str], str]:
+    """Precisions in place of "auto", ours and that of transformers alone."""
+    import torch
+
+    from svd_vlm_ros.bench.stock import stock_precision
+    from svd_vlm_ros.llava.loading import find_sizes, resolve_device
+    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision
+
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    sizes, place = find_sizes(model), resolve_device(device)
+    found = [
+        choose_precision(each, sizes, place).precision if each == AUTO else each
+        for each in precisions
+    ]
+    return list(dict.fromkeys(found)), stock_precision(sizes, place) if stock == AUTO else stock
 
 
 def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
@@ -122,7 +161,7 @@ def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     if done.stdout.strip():
         records.append(json.loads(done.stdout))
     if done.returncode != 0:
-        raise UserError(f"The measurement with {words[-1]} ended early, as said above.")
+        raise UserError(f"A measurement ({' '.join(words[-2:])}) ended early, as said above.")
 
 
 def _save(path: Path | None, records: list[dict[str, Any]], command: str) -> None:

@@ -257,6 +257,29 @@ def check_product(
     )
 
 
+def check_precision(outcome: Outcome) -> Check:
+    """What `precision: auto` takes for LLaVA-1.5-7B on this CPU, and about how fast that is."""
+    name = "precision auto"
+    if outcome.error:
+        return Check(
+            name,
+            Status.WARNING,
+            f"the precisions can't be compared: {outcome.error}",
+            "choose one yourself: precision:=int8",
+        )
+    found = outcome.found
+    chosen = next(c for c in found["candidates"] if c["precision"] == found["precision"])
+    detail = (
+        f"this CPU: {found['class']}, {found['threads']} threads; {found['model']} in "
+        f"{chosen['precision']} with {chosen['activations']} activations; about "
+        f"{chosen['first_token']:.1f} s to a first token with 16 visual tokens, "
+        f"{gigabytes(chosen['bytes'])} of memory"
+    )
+    if found["advice"]:
+        return Check(name, Status.WARNING, detail, found["advice"])
+    return Check(name, Status.OK, detail)
+
+
 def check_model(name: str, found: Path | UserError, wanted: bool) -> Check:
     """Whether a model is on this machine.
 

@@ -87,7 +87,7 @@ def demo(
     questions: Annotated[
         int, typer.Option("--questions", min=1, max=100, help="How many questions.")
     ] = 8,
-    precision: options.PrecisionOption = options.Precision.BF16,
+    precision: options.PrecisionOption = options.Precision.AUTO,
     visual_tokens: options.VisualTokens = "192",
     keep_picture: Annotated[
         options.MaybePath,

@@ -21,7 +21,7 @@ def describe(
         ),
     ] = None,
     model: options.Model = "scout",
-    precision: options.PrecisionOption = options.Precision.BF16,
+    precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,

@@ -30,6 +30,7 @@ from svd_vlm_ros.llava.files import find_folder
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
+PLANNED_MODEL = "llava-1.5-7b"
 COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red"}
 
 
@@ -85,6 +86,9 @@ def examine(model: str | None, seconds: float) -> Iterator[Check]:
         yield checks.check_transformers(_version("transformers"))
         if not torch.result().error:
             yield from _check_products(pool, torch.result(), jetson)
+            if not torch.result().found["devices"]:
+                # Alone: what runs beside it would be measured with it.
+                yield checks.check_precision(run_probe("precision", PLANNED_MODEL))
         yield from _check_models(model)
         if has_ros:
             domain = os.environ.get("ROS_DOMAIN_ID") or "0"

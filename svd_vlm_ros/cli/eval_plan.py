@@ -16,7 +16,10 @@ from svd_vlm_ros.errors import UserError
 if TYPE_CHECKING:
     from svd_vlm_ros.evaluation.runs import Run
 
-PRECISIONS = tuple(precision.value for precision in options.Precision)
+# Results are those of one precision, the same on every machine: not "auto".
+PRECISIONS = tuple(
+    precision.value for precision in options.Precision if precision is not options.Precision.AUTO
+)
 
 
 def plan_run(

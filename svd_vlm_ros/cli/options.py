@@ -19,8 +19,9 @@ DEFAULT_HUB_MODEL = "llava-hf/llava-1.5-7b-hf"
 
 
 class Precision(str, Enum):
-    """How the weights are kept: 32 or 16 bits, or quantized by bitsandbytes."""
+    """How the weights are kept: 32 or 16 bits, or quantized by bitsandbytes; auto: the fastest."""
 
+    AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
@@ -65,7 +66,11 @@ Model = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Weights: int8 and int4 need bitsandbytes.")
+    Precision,
+    typer.Option(
+        "--precision",
+        help="Of the weights; auto: the fastest here that fits into memory (svd-vlm doctor).",
+    ),
 ]
 SelectorName = Annotated[
     str, typer.Option("--selector", help="How the visual tokens are chosen: svd, none, ...")
@@ -119,6 +124,8 @@ def load_engine(
             device=device,
         )
         seconds = time.perf_counter() - begun
+    if engine.info.advice:
+        print_warning(engine.info.advice)
     if engine.info.random_weights:
         print_warning(
             f"{model} has random weights: its answers are noise, only times mean something."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`svd-vlm plan`: does a model fit on a Jetson, and how fast is it there. Arithmetic alone."""
+"""`svd-vlm plan`: does a model fit on a Jetson or on this machine, and how fast is it."""
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
@@ -10,6 +10,7 @@ import typer
 
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import gigabytes, milliseconds, print_json, stdout
+from svd_vlm_ros.cli.plan_here import THIS, plan_here, show
 
 if TYPE_CHECKING:
     from svd_vlm_ros.planning.plan import Plan, Wish
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 def plan(
     device: Annotated[
-        str, typer.Option(help="A module, such as orin-nx-16; --all shows every one.")
+        str,
+        typer.Option(
+            help="A module, such as orin-nx-16 (--all shows every one); this or cpu: the CPU "
+            "of this machine, by timing one layer."
+        ),
     ] = "",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or int4.")] = "int4",
     visual_tokens: Annotated[
@@ -50,10 +55,11 @@ def plan(
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Plan a deployment on a Jetson: memory by part, time to first token, tokens/s, what limits it.
+    """Plan a deployment on a Jetson or on this CPU: memory, time to first token, tokens/s.
 
-    Nothing is measured: times are a roofline at the efficiencies that others' measurements show
-    (--check prints the error of each). Estimates are marked with ~.
+    For a Jetson nothing is measured: times are a roofline at the efficiencies that others'
+    measurements show (--check prints the error of each). For this CPU one layer is timed in each
+    precision. Nothing is fetched. Estimates are marked with ~.
 
     Example:  svd-vlm plan --device orin-nx-16 --precision int4 --visual-tokens 16 --cameras 3
     """
@@ -61,6 +67,9 @@ def plan(
 
     if not (device or everything or check):
         raise typer.BadParameter("say --device, --all or --check")
+    if device in THIS and not (everything or check):
+        show(plan_here(model, visual_tokens, text_tokens, answer_tokens), as_json)
+        return
     wish = Wish(
         device=device or "agx-orin-64",
         precision=precision,

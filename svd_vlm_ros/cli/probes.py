@@ -128,6 +128,40 @@ def product(kind: str, device: str) -> Found:
     return {"error_of_product": max(errors), "seconds": time.perf_counter() - begun}
 
 
+def precision(model: str) -> Found:
+    """What `precision: auto` takes for a model on this CPU, with the candidates timed anew."""
+    import torch as library
+
+    from svd_vlm_ros.cpu import available_memory, cpu_class, cpu_name
+    from svd_vlm_ros.llava.precision import compute_dtype
+    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision, cpu_bytes
+    from svd_vlm_ros.planning.shapes import find_llava
+
+    sizes, place = find_llava(model), library.device("cpu")
+    choice = choose_precision(AUTO, sizes, place, fresh=True)
+    return {
+        "cpu": cpu_name(),
+        "class": cpu_class(),
+        "threads": library.get_num_threads(),
+        "model": sizes.name,
+        "free_bytes": available_memory(),
+        "precision": choice.precision,
+        "advice": choice.advice,
+        "candidates": [
+            {
+                "precision": each,
+                "activations": str(compute_dtype(each, place)).removeprefix("torch."),
+                "bytes": cpu_bytes(sizes, each),
+                "fits": each in choice.fitting,
+                "first_token": speed.first_token(sizes),
+                "token": speed.each_token(sizes),
+                "answer": speed.answer(sizes),
+            }
+            for each, speed in choice.speeds.items()
+        ],
+    }
+
+
 def cameras(seconds: str) -> Found:
     """The image topics on the graph: publishers' QoS, and the pictures that come in `seconds`."""
     import rclpy
@@ -205,6 +239,7 @@ PROBES: dict[str, Callable[..., Found]] = {
     "cv_bridge": cv_bridge,
     "torch": torch,
     "product": product,
+    "precision": precision,
     "cameras": cameras,
 }
 

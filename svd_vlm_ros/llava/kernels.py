@@ -53,7 +53,9 @@ class Weights:
 def kernels() -> tuple[str, ...]:
     """The names of the kernels that this build has and this CPU can run, the fastest first."""
     has = instructions()
-    return tuple(name for name, needs in KERNELS.items() if has >= needs and _function("int8", name))
+    return tuple(
+        name for name, needs in KERNELS.items() if has >= needs and _function("int8", name)
+    )
 
 
 def lay_out_int8(levels: Tensor, scales: Tensor) -> Weights:

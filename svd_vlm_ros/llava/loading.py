@@ -28,6 +28,7 @@ from svd_vlm_ros.llava.precision import (
 )
 from svd_vlm_ros.llava.preprocess import PictureSettings
 from svd_vlm_ros.llava.random import build_random, random_config
+from svd_vlm_ros.planning.shapes import Llava, llava_from_config
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
@@ -123,6 +124,15 @@ def load_llava(
         device=place,
         random_weights=is_random(name),
     )
+
+
+def find_sizes(name: str) -> Llava:
+    """The sizes of a model, without its weights. Raises `UserError` as `load_llava` does."""
+    if is_random(name):
+        return llava_from_config(name, random_config(name).to_dict())
+    config = read_json(find_folder(name) / "config.json")
+    check_architecture(name, config)
+    return llava_from_config(name, config)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -73,9 +73,7 @@ def unpacked(model: nn.Module) -> Iterator[None]:
 
     Both ways take a few seconds for 7 billion weights.
     """
-    changed = _replace(
-        model, lambda _, layer: layer.unpack if isinstance(layer, Packed) else None
-    )
+    changed = _replace(model, lambda _, layer: layer.unpack if isinstance(layer, Packed) else None)
     try:
         yield
     finally:
@@ -128,7 +126,7 @@ def _maker(name: str, layer: nn.Linear, beside_quantized: bool) -> Maker | None:
 @functools.cache
 def packs_bfloat16() -> bool:
     """Whether this torch and this CPU multiply by laid out bfloat16, exactly as by others."""
-    return _packs(torch.bfloat16, lambda one, other: torch.equal(one, other))
+    return _packs(torch.bfloat16, torch.equal)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ import importlib.util
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
+LIBRARIES = ("bitsandbytes", "accelerate")  # what quantizing needs
 COMPONENTS = ("vision_tower", "multi_modal_projector", "language_model", "lm_head")
 
 # Full prefixes: `vision_tower` alone would match nothing, silently. Naming any replaces the default
@@ -48,14 +50,12 @@ INT4_BLOCK = 64  # weights that share a scale; on the CPU no block may span two 
 _TABLES = ("absmax", "code", "offset")  # what bitsandbytes keeps beside 4-bit weights
 
 
-def check_precision(precision: str) -> None:
+def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:
     """Raise `UserError` where a precision is not known or its library is missing."""
-    if precision not in PRECISIONS:
-        raise UserError(
-            f"There is no precision '{precision}': take one of {', '.join(PRECISIONS)}."
-        )
+    if precision not in known:
+        raise UserError(f"There is no precision '{precision}': take one of {', '.join(known)}.")
     if precision in QUANTIZED:
-        for library in ("bitsandbytes", "accelerate"):
+        for library in LIBRARIES:
             if importlib.util.find_spec(library) is None:
                 raise UserError(
                     f"{precision} needs {library}, which is not installed: "

@@ -7,6 +7,7 @@ in int4 needs no more memory than its weights in int4.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 RANDOM_MODELS = ("random:tiny", "random:llava-1.5-7b")
+_SHORTENED = re.compile(r"(random:llava-1\.5-7b)(?::([1-9]\d?))?")
 
 
 def random_config(name: str) -> LlavaConfig:
     """The architecture of a random model; its image and end tokens are those of its tokenizer.
 
-    `random:llava-1.5-7b` is LLaVA-1.5-7B in every size, the vocabulary among them. `random:tiny`
-    has 576 patches of 336 x 336 pixels too, and thousands of times fewer weights.
+    `random:llava-1.5-7b` is LLaVA-1.5-7B in every size, the vocabulary among them;
+    `random:llava-1.5-7b:8` has 8 of its 32 decoder layers, for machines that hold no more.
+    `random:tiny` has 576 patches of 336 x 336 pixels too, and thousands of times fewer weights.
 
     Raises:
         UserError: the name is not known.
     """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    if name == "random:llava-1.5-7b":
+    shortened = _SHORTENED.fullmatch(name)
+    if shortened:
         vision = CLIPVisionConfig(
             hidden_size=1024,
             intermediate_size=4096,
@@ -50,7 +54,7 @@ def random_config(name: str) -> LlavaConfig:
             vocab_size=32064,
             hidden_size=4096,
             intermediate_size=11008,
-            num_hidden_layers=32,
+            num_hidden_layers=int(shortened[2] or 32),
             num_attention_heads=32,
             num_key_value_heads=32,
             max_position_embeddings=4096,

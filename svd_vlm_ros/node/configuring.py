@@ -147,9 +147,11 @@ class Configuration:
             f"energy {settings.energy:g}" if settings.energy else f"{settings.visual_tokens} tokens"
         )
         logger.info(
-            f"Loaded {settings.model} on {engine.device} in {seconds:.1f} s; "
+            f"Loaded {settings.model} in {engine.precision} on {engine.device} in {seconds:.1f} s; "
             f"{settings.selector} keeps {kept} of {engine.visual_tokens_total}."
         )
+        if engine.advice:
+            logger.warning(engine.advice)
         if engine.random_weights and not settings.allow_random_model:
             logger.warning(
                 f"{settings.model} has random weights: it refuses to answer unless "

@@ -205,7 +205,7 @@ def _model_facts(node: PerceptionNode) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {
         "model": settings.model,
-        "precision": settings.precision,
+        "precision": settings.precision if info is None else info.precision,
         "selector": settings.selector,
     }
     if info is not None:

@@ -27,10 +27,11 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec(
         "precision",
-        "int4",
-        "Precision of the weights.",
+        "auto",
+        "Precision of the weights; auto: the fastest that this machine has for the model and that "
+        "fits into its memory.",
         _AT_CONFIGURE,
-        choices=("fp32", "bf16", "fp16", "int8", "int4"),
+        choices=("auto", "fp32", "bf16", "fp16", "int8", "int4"),
     ),
     Spec("device", "auto", "Device of the model: auto, cpu, cuda or cuda:<index>.", _AT_CONFIGURE),
     Spec(

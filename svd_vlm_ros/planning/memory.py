@@ -21,6 +21,19 @@ WORKSPACE_BYTES = 0.1e9  # of matrix libraries, and what the allocator can't reu
 
 
 @dataclass(frozen=True)
+class Floats:
+    """Bytes of a number that is not quantized.
+
+    Attributes:
+        matrix: in the matrices of tower, projector, output head, and of an unquantized decoder.
+        activation: in activations, KV cache, embedding and norms.
+    """
+
+    matrix: int
+    activation: int
+
+
+@dataclass(frozen=True)
 class Part:
     """One part of the memory.
 
@@ -43,10 +56,11 @@ def check_precision(precision: str) -> None:
         )
 
 
-def float_bytes(precision: str) -> int:
-    """Bytes of a number that is not quantized."""
+def floats_of(precision: str) -> Floats:
+    """What is usual: 32 bits in fp32, else 16. CPUs may differ (`llava/precision_choice.py`)."""
     check_precision(precision)
-    return 4 if precision == "fp32" else 2
+    size = 4 if precision == "fp32" else 2
+    return Floats(size, size)
 
 
 def linear_bytes(decoder: Decoder, precision: str) -> float:
@@ -55,29 +69,24 @@ def linear_bytes(decoder: Decoder, precision: str) -> float:
         return decoder.linear_weights + INT8_ROW_BYTES * decoder.linear_rows
     if precision == "int4":
         return decoder.linear_weights * INT4_BYTES
-    return decoder.linear_weights * float_bytes(precision)
+    return decoder.linear_weights * floats_of(precision).matrix
 
 
-def cache_bytes(decoder: Decoder, precision: str) -> int:
-    """Bytes of the cache of keys and values for one token."""
-    return decoder.cache_numbers * float_bytes(precision)
-
-
-def weight_parts(model: Llava, precision: str) -> list[Part]:
+def weight_parts(model: Llava, precision: str, floats: Floats | None = None) -> list[Part]:
     """The weights by part, with only the decoder's linear layers quantized, as this package does.
 
     Raises:
         UserError: the precision is not known.
     """
-    size = float_bytes(precision)
+    size = floats or floats_of(precision)
     text = model.decoder
-    decoder = linear_bytes(text, precision) + size * text.norm_weights
+    decoder = linear_bytes(text, precision) + size.activation * text.norm_weights
     return [
-        Part("vision tower", size * model.tower.weights),
-        Part("projector", size * model.projector_weights),
-        Part("embedding", size * text.embedding_weights),
+        Part("vision tower", size.matrix * model.tower.weights),
+        Part("projector", size.matrix * model.projector_weights),
+        Part("embedding", size.activation * text.embedding_weights),
         Part("decoder", decoder),
-        Part("output head", 0 if text.tied else size * text.embedding_weights),
+        Part("output head", 0 if text.tied else size.matrix * text.embedding_weights),
     ]
 
 
@@ -89,6 +98,7 @@ def running_parts(
     text_tokens: int,
     answer_tokens: int,
     cameras: int,
+    floats: Floats | None = None,
 ) -> list[Part]:
     """What comes on top of the weights while cameras are watched and one question is answered.
 
@@ -97,7 +107,7 @@ def running_parts(
     picture and question with the MLP's three results at once, and for quantized weights one layer
     unpacked to 16 bits.
     """
-    size = float_bytes(precision)
+    size = (floats or floats_of(precision)).activation
     text, eye = model.decoder, model.tower
     read = visual_tokens + text_tokens
     held = cameras * read + read + answer_tokens
@@ -105,7 +115,30 @@ def running_parts(
     reading = read * (6 * text.hidden + 3 * text.intermediate) * size + 4 * text.vocabulary
     unpacked = size * text.hidden * text.intermediate if precision in QUANTIZED else 0
     return [
-        Part("KV cache", held * cache_bytes(text, precision)),
+        Part("KV cache", held * text.cache_numbers * size),
         Part("activations", max(seeing, reading + unpacked) + WORKSPACE_BYTES, estimate=True),
         Part("runtime", RUNTIME_BYTES, estimate=True),
     ]
+
+
+def needed_bytes(
+    model: Llava,
+    precision: str,
+    floats: Floats | None = None,
+    *,
+    visual_tokens: int = 192,
+    text_tokens: int = 64,
+    answer_tokens: int = 64,
+    cameras: int = 1,
+) -> float:
+    """Bytes of weights and of all that comes on top of them."""
+    running = running_parts(
+        model,
+        precision,
+        visual_tokens=min(visual_tokens, model.tower.patches),
+        text_tokens=text_tokens,
+        answer_tokens=answer_tokens,
+        cameras=cameras,
+        floats=floats,
+    )
+    return sum(part.bytes for part in (*weight_parts(model, precision, floats), *running))

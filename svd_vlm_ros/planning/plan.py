@@ -13,9 +13,8 @@ from svd_vlm_ros.planning.devices import DESKTOP_GB, DEVICES, Device, find_devic
 from svd_vlm_ros.planning.flops import PAPER_TOKENS, read_work, true_work
 from svd_vlm_ros.planning.memory import (
     Part,
-    cache_bytes,
     check_precision,
-    float_bytes,
+    floats_of,
     linear_bytes,
     running_parts,
     weight_parts,
@@ -143,7 +142,7 @@ def _work_out(wish: Wish) -> Plan:
     if wish.precision == "fp32":
         device = replace(device, fp16_tflops=device.fp16_tflops * FP32_SHARE)
     read = wish.visual_tokens + wish.text_tokens
-    size = float_bytes(wish.precision)
+    size = floats_of(wish.precision).matrix
     linears = linear_bytes(text, wish.precision)
     weights = linears + size * text.embedding_weights
     if wish.software == EAGER and wish.precision == "int4":
@@ -159,7 +158,7 @@ def _work_out(wish: Wish) -> Plan:
     prefill = pass_time(
         device, kind, read_work(text, read) + work.head, weights + unpacked, text.layers
     )
-    cached = (read + wish.answer_tokens / 2) * cache_bytes(text, wish.precision)
+    cached = (read + wish.answer_tokens / 2) * text.cache_numbers * size
     token = pass_time(device, kind, text.linear_weights + work.head, weights + cached, text.layers)
     reserve = device.reserve_gb + (DESKTOP_GB if wish.desktop else 0)
     parts = (

@@ -11,11 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava import files, precision
 from svd_vlm_ros.llava.loading import load_llava, resolve_device
 from svd_vlm_ros.llava.random import random_config
 
+# Of activations beside quantized weights: as the CPU's class has it.
+COMPUTES = torch.bfloat16 if computes_bfloat16() else torch.float32
 DECODER_LINEARS = 7  # q, k, v, o, gate, up, down
 
 
@@ -91,17 +94,18 @@ def test_only_the_decoder_is_quantized(chosen, source, small_checkpoint):
         assert linear.weight.dtype == torch.int8
     elif chosen == "int4":
         assert linear.weight.quant_type == "nf4"
-        assert linear.compute_dtype == torch.bfloat16
+        assert linear.compute_dtype == COMPUTES
         assert linear.weight.quant_state.nested
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16}
-    assert model.lm_head.weight.dtype == dtypes.get(chosen, torch.bfloat16)
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    assert model.lm_head.weight.dtype == dtypes.get(chosen, COMPUTES)
     assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("chosen", ["int8", "int4"])
 def test_both_ways_to_quantize_give_the_same_weights(chosen, tmp_path):
     """`from_pretrained` with its configuration, and our own for models built layer by layer."""
-    built = load_llava("random:tiny", precision="bf16", device="cpu")
+    started = {torch.float32: "fp32", torch.bfloat16: "bf16"}[COMPUTES]
+    built = load_llava("random:tiny", precision=started, device="cpu")
     built.model.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         shutil.copy(files.scout_folder() / name, tmp_path)
@@ -116,7 +120,7 @@ def test_both_ways_to_quantize_give_the_same_weights(chosen, tmp_path):
         assert torch.equal(a.weight.quant_state.absmax, b.weight.quant_state.absmax)
     rows = torch.randn(3, a.in_features, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(a(rows.bfloat16()), b(rows.bfloat16()))
+        assert torch.equal(a(rows.to(COMPUTES)), b(rows.to(COMPUTES)))
 
 
 def test_weight_bytes_are_those_of_the_numbers():
@@ -127,8 +131,12 @@ def test_weight_bytes_are_those_of_the_numbers():
     decoder = 2 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 256)  # weights of the linear layers
     assert sizes["fp32"] - sizes["bf16"] == pytest.approx(sizes["fp32"] / 2, rel=0.01)
     assert sizes["bf16"] == sizes["fp16"]
-    assert sizes["bf16"] - sizes["int8"] == pytest.approx(decoder, rel=0.05)
-    assert sizes["bf16"] - sizes["int4"] == pytest.approx(1.5 * decoder, rel=0.1)
+    started = {torch.float32: "fp32", torch.bfloat16: "bf16"}[
+        COMPUTES
+    ]  # what quantized ones come from
+    stored = COMPUTES.itemsize
+    assert sizes[started] - sizes["int8"] == pytest.approx((stored - 1) * decoder, rel=0.05)
+    assert sizes[started] - sizes["int4"] == pytest.approx((stored - 0.5) * decoder, rel=0.1)
 
 
 def test_a_count_that_is_wrong_is_noticed():
@@ -140,7 +148,7 @@ def test_a_count_that_is_wrong_is_noticed():
 def test_int8_is_quiet(caplog):
     loaded = load_llava("random:tiny", precision="int8", device="cpu")
     with torch.inference_mode(), caplog.at_level(logging.WARNING):
-        loaded.model.model.language_model(inputs_embeds=torch.zeros(1, 3, 128).bfloat16())
+        loaded.model.model.language_model(inputs_embeds=torch.zeros(1, 3, 128, dtype=COMPUTES))
     assert caplog.text == ""
 
 
@@ -177,8 +185,9 @@ def test_compute_dtypes():
     assert precision.compute_dtype("fp32", cuda) == torch.float32
     assert precision.compute_dtype("fp16", cpu) == torch.float16
     assert precision.compute_dtype("int8", cuda) == torch.float16
-    for chosen in ("bf16", "int8", "int4"):
-        assert precision.compute_dtype(chosen, cpu) == torch.bfloat16
+    assert precision.compute_dtype("bf16", cpu) == torch.bfloat16
+    for chosen in ("int8", "int4"):
+        assert precision.compute_dtype(chosen, cpu) == COMPUTES
 
 
 def test_devices(monkeypatch):
