@@ -77,6 +77,14 @@ def ros_domain_of_module() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _speeds_of_layers_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What `precision: auto` measures is kept for the session, commands and nodes included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ros_logs_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))

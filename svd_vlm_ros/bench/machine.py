@@ -88,7 +88,8 @@ def _memory_seconds(device: torch.device) -> tuple[float, float]:
         row = torch.zeros(1, 4096, dtype=torch.bfloat16)
         read = min(read, seconds_of(lambda: layers(row), device, 0.5))
     elif multiplies_bytes():
-        weights = kernels.lay_out_int8(source.view(torch.int8).view(-1, 4096), torch.ones(1))
+        outputs = COPY_BYTES // 4096
+        weights = kernels.Weights("int8", source, torch.ones(outputs), 4096, outputs)
         one = torch.zeros(1, 4096)
         read = min(read, seconds_of(lambda: kernels.multiply(one, weights), device, 0.5))
     return copied, read

@@ -17,13 +17,14 @@ import torch
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.architecture import check_architecture, text_config, vision_config
 from svd_vlm_ros.llava.files import find_folder, is_random, read_json
-from svd_vlm_ros.llava.heap import give_back
+from svd_vlm_ros.llava.heap import give_back, keep_libraries
 from svd_vlm_ros.llava.precision import (
     QUANTIZED,
     check_precision,
     check_quantized,
     check_widths,
     compute_dtype,
+    import_bitsandbytes,
     quantization_config,
 )
 from svd_vlm_ros.llava.preprocess import PictureSettings
@@ -84,6 +85,9 @@ def load_llava(
     folder = find_folder(name)
     if not is_random(name):
         check_architecture(name, read_json(folder / "config.json"))
+    if precision in QUANTIZED:
+        import_bitsandbytes()
+    keep_libraries()
     with quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         try:

@@ -23,6 +23,7 @@ from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.planning.memory import Floats
 from svd_vlm_ros.planning.shapes import find_llava
 
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ def test_stock_and_engine_share_weights_and_tokens():
 
 def test_scout_may_end_its_answers_early():
     settings = run.BenchSettings(
-        "scout", "bf16", "cpu", rows="64", rounds=1, answer_tokens=8, tables="answers"
+        "scout", "fp32", "cpu", rows="64", rounds=1, answer_tokens=8, tables="answers"
     )
     record = run.measure(settings, lambda _: lambda _: None)
     seconds = {k: v["median"] for k, v in record["answers"][0]["seconds"].items()}
@@ -161,7 +162,10 @@ def test_limits_are_those_of_the_arithmetic():
     machine = Machine("m", 1, 8e9, 10e9, 1e12, "bfloat16", "2")
     asked = {"visual_tokens": 16, "prompt_tokens": 66, "answer_tokens": 16}
     found = row_limits(
-        find_llava("llava-1.5-7b"), "bf16", machine, **asked, first_token=2.0, token=2.0
+        *(find_llava("llava-1.5-7b"), "bf16", Floats(2, 2), machine),
+        **asked,
+        first_token=2.0,
+        token=2.0,
     )
     assert found["token_bytes"] == pytest.approx(13.21e9 + 74 * 524_288, rel=0.001)
     assert found["bandwidth_share"] == pytest.approx(found["token_bytes"] / 2.0 / 10e9)
@@ -171,6 +175,7 @@ def test_limits_are_those_of_the_arithmetic():
     slow = row_limits(
         find_llava("llava-1.5-7b"),
         "int4",
+        Floats(2, 4),
         Machine("m", 1, 100e9, 100e9, 1e11, "bfloat16", "2"),
         **asked,
         first_token=20.0,

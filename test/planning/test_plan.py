@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from svd_vlm_ros.cli.main import app
+from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.devices import DEVICES, find_device
-from svd_vlm_ros.planning.memory import PRECISIONS, weight_parts
+from svd_vlm_ros.planning.memory import PRECISIONS, Floats, weight_parts
 from svd_vlm_ros.planning.plan import Wish, make_plan, matrix
 from svd_vlm_ros.planning.published import EAGER, ENGINE, MEASUREMENTS
 from svd_vlm_ros.planning.roofline import check, software
@@ -57,6 +58,9 @@ def test_weights_by_part():
     )
 
 
+PLAN_HERE = ["plan", "--device", "this", "--model", "llava-1.5-7b"]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_those_that_are_loaded(precision):
     from svd_vlm_ros.llava.loading import load_llava
@@ -65,7 +69,9 @@ def test_weights_are_those_that_are_loaded(precision):
 
     model = load_llava("random:tiny", precision=precision, device="cpu").model
     sizes = llava_from_config("tiny", model.config.to_dict())
-    parts = weight_parts(sizes, precision)
+    quantized = precision in ("int8", "int4")
+    floats = Floats(4, 4) if quantized and not computes_bfloat16() else None
+    parts = weight_parts(sizes, precision, floats)
     # Buffers and bitsandbytes' code tables come on top; in a model this small they show.
     assert sum(part.bytes for part in parts) == pytest.approx(weight_bytes(model), rel=0.03)
 
@@ -189,3 +195,31 @@ def test_planning_imports_no_torch():
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd="/", timeout=60, check=True)
+
+
+def test_this_cpu_is_planned_from_one_layer(monkeypatch):
+    from svd_vlm_ros.llava import layer_speed
+
+    speeds = {"fp32": (0.05, 0.01, 0.01), "bf16": (0.05, 0.006, 0.01)}
+    speeds |= {"int8": (0.02, 0.002, 0.01), "int4": (0.02, 0.001, 0.01)}
+    monkeypatch.setattr(
+        layer_speed,
+        "_measure",
+        lambda _, some, stock: {each: layer_speed.LayerSpeed(*speeds[each]) for each in some},
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    few, many = (
+        json.loads(CliRunner().invoke(app, [*PLAN_HERE, "--json", *more]).stdout)
+        for more in (("--visual-tokens", "16"), ("--visual-tokens", "576"))
+    )
+    rows = {row["precision"]: row for row in few["precisions"]}
+    assert next(iter(rows)) == "int4"  # the fastest first
+    assert rows["int4"]["bytes"] < rows["int8"]["bytes"] < rows["fp32"]["bytes"]
+    for row in rows.values():
+        assert row["answer"] == pytest.approx(row["first_token"] + 15 * row["token"])
+    assert many["precisions"][0]["first_token"] > 3 * few["precisions"][0]["first_token"]
+    shown = CliRunner().invoke(app, PLAN_HERE).stdout
+    assert "on this CPU" in shown
+    assert f"precision auto takes {few['auto']}" in shown
+    wrong = CliRunner().invoke(app, [*PLAN_HERE, "--visual-tokens", "577"])
+    assert wrong.exit_code != 0
