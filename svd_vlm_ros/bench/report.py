@@ -94,7 +94,9 @@ def _machine_table(records: Sequence[Record]) -> Table:
             )
         )
     kind = "resident" if records[0]["device"] == "cpu" else "device"
-    note = "Random weights: times and memory are real, answers are noise."
+    notes = [f"Precision auto takes {records[0]['auto']} here."]
+    if records[0]["random_weights"]:
+        notes.append("Random weights: times and memory are real, answers are noise.")
     return Table(
         f"{records[0]['settings']['model']} on {first['name']} ({first['threads']} threads, torch "
         f"{first['torch']}): limits of the machine, and {kind} memory",
@@ -103,7 +105,7 @@ def _machine_table(records: Sequence[Record]) -> Table:
             *("weights GB", "loading peak GB", "loaded GB"),
         ),
         tuple(rows),
-        (note,) if records[0]["random_weights"] else (),
+        tuple(notes),
     )
 
 

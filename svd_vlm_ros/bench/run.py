@@ -94,7 +94,8 @@ def measure(
         UserError: the model, the precision or a row is not to be had.
     """
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.llava.loading import resolve_device
+    from svd_vlm_ros.llava.loading import find_sizes, resolve_device
+    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision
 
     record = {} if record is None else record
     device = resolve_device(settings.device)
@@ -124,6 +125,7 @@ def measure(
             "date": datetime.date.today().isoformat(),
             "settings": asdict(settings),
             "device": info.device,
+            "auto": choose_precision(AUTO, find_sizes(settings.model), device).precision,
             "dtype": info.dtype,
             "random_weights": info.random_weights,
             "machine": {**asdict(machine), "bandwidth": machine.bandwidth},
