@@ -40,6 +40,8 @@ class OpenVino:
             "version": openvino.__version__.partition("-")[0],
             "head": "fp32" if options["precision"] == "fp32" else "int8",
             "computes in": used,
+            "unrestricted": "OpenVINO's own kernels (attention, norms) ask the CPU alone what they "
+            "may use; its matrix products, of oneDNN, are restricted",
         }
 
     def read(self, rows: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ class Setup:
         if peer == "ours" or (place / COMPLETE).exists():
             return
         say(f"environment of {peer}")
-        venv.create(place, with_pip=True)
+        venv.create(place, clear=True, with_pip=True)  # what is there is not whole
         variables = dict(os.environ)
         command = [self.python_of(peer), "-m", "pip", "install", "--quiet"]
         if peer == "llama.cpp":
