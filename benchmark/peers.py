@@ -42,9 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from peers_setup import Setup, say
-from peers_table import QUANTITIES, compare, cpu_features, show
+from peers_table import QUANTITIES, compare, show
 
-from svd_vlm_ros.bench.cpu import cpu_name
+from svd_vlm_ros.cpu import cpu_class, cpu_name
 
 DEFAULTS = {
     "ours": "fp32,bf16,int8,int4",
@@ -174,7 +174,7 @@ def main() -> None:
     measure(workers, options.rounds, memory, largest(options.layers))
     about = {
         "cpu": cpu_name(),
-        "has": cpu_features(),
+        "class": cpu_class(),
         "threads": options.threads,
         "restricted to": "AVX2" if setup.avx2 else None,
         "layers": options.layers,

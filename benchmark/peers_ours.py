@@ -60,7 +60,7 @@ class Ours:
         tower = loaded.model.model.vision_tower.embeddings.patch_embedding
         self.about = {
             "version": f"torch {torch.__version__}",
-            "head": _short(self._head.weight.dtype),
+            "head": _kind(self._head),
             "tower": _short(tower.weight.dtype),
             "computes in": _short(self._decoder.dtype),
             "capability": torch.backends.cpu.get_cpu_capability(),
@@ -86,6 +86,12 @@ class Ours:
         patches = self._tower(Picture(torch.from_numpy(pixels), self._framing)).patches
         found: np.ndarray = patches.float().numpy()
         return found
+
+
+def _kind(layer: torch.nn.Module) -> str:
+    """The dtype of a layer's weights, or its class where they are laid out in no tensor."""
+    weight = getattr(layer, "weight", None)
+    return _short(weight.dtype) if isinstance(weight, torch.Tensor) else type(layer).__name__
 
 
 def _short(dtype: torch.dtype) -> str:

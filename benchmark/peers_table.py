@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,7 @@ import numpy as np
 from peers_common import READ
 from peers_setup import AVX2
 
-FEATURES = {  # of a CPU that matter here, by their names in /proc/cpuinfo
-    "avx2": "AVX2",
-    "avx_vnni": "AVX-VNNI",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "AVX512-VNNI",
-    "avx512_bf16": "AVX512-BF16",
-    "amx_int8": "AMX-INT8",
-    "amx_bf16": "AMX-BF16",
-    "asimd": "NEON",
-    "asimddp": "NEON-DOTPROD",
-    "i8mm": "I8MM",
-}
 QUANTITIES = (*(f"read {count}" for count in READ), "token", "tower")
-
-
-def cpu_features() -> list[str]:
-    """Those of `FEATURES` that this CPU has."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    words = set(found[1].split()) if found else set()
-    return [name for flag, name in FEATURES.items() if flag in words]
 
 
 def compare(rows: list[dict[str, Any]], outputs: list[Path]) -> None:
@@ -56,7 +35,7 @@ def show(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     capability = next((row["capability"] for row in rows if "capability" in row), None)
     seen = f" (torch: {capability})" if capability else ""
     print(
-        f"{about['cpu']}: {', '.join(about['has'])}{restricted}{seen}; {about['threads']} threads; "
+        f"{about['cpu']}: {about['class']}{restricted}{seen}; {about['threads']} threads; "
         f"LLaVA-1.5-7B's sizes, {about['layers']} of 32 layers; median and half of the range of "
         f"{about['rounds']} rounds; load {about['load']:.1f} before; {about['date']}"
     )
