@@ -5,7 +5,7 @@ a time: a graph of any size needs no more memory than its largest weight.
 The language model takes n embeddings, the rotary angles of their positions, a mask, and the keys
 and values of what was read before; it gives the logits of the last row and the longer cache.
 
-* fp32: `MatMul`.
+* fp32: `Gemm`.
 * int8: what onnxruntime's `quantize_dynamic` makes, with a scale for each output: the rows are
   quantized as they come (`DynamicQuantizeLinear`), and the product is `MatMulInteger`.
 * int4: what its `MatMulNBits` quantizer makes: blocks of 32, symmetric, accuracy level 4, in which
@@ -82,14 +82,18 @@ class Graph:
     def floats(self, values: Any) -> str:
         return self.constant(np.asarray(values, np.float32))
 
-    def linear(self, rows: str, weight: np.ndarray) -> str:
-        """Multiply rows [n, inputs] by a weight [outputs, inputs] in the graph's precision."""
+    def linear(self, rows: str, weight: np.ndarray, bias: np.ndarray | None = None) -> str:
+        """Multiply rows [n, inputs] by a weight [outputs, inputs] in the graph's precision; a bias
+        in fp32 alone.
+        """
         weight = weight.astype(np.float32)
         if self.precision == "int8":
             return self._linear_int8(rows, weight)
         if self.precision == "int4":
             return self._linear_int4(rows, weight)
-        found: str = self.add("MatMul", rows, self.constant(weight.T))
+        # Not MatMul, which wants weights the other way round: OpenVINO would turn them back.
+        constants = [self.floats(each) for each in (weight, bias) if each is not None]
+        found: str = self.add("Gemm", rows, *constants, transB=1)
         return found
 
     def _linear_int8(self, rows: str, weight: np.ndarray) -> str:
@@ -227,9 +231,7 @@ def write_tower(path: Path, weights: Weights) -> None:
         return found
 
     def linear(rows: str, name: str) -> str:
-        product = graph.linear(rows, weight(f"{name}.weight"))
-        found: str = graph.add("Add", product, graph.floats(weight(f"{name}.bias")))
-        return found
+        return graph.linear(rows, weight(f"{name}.weight"), weight(f"{name}.bias"))
 
     filters = graph.floats(weight("embeddings.patch_embedding.weight"))
     patches = graph.add("Conv", "pixels", filters, strides=[PATCH, PATCH])

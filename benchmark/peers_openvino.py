@@ -40,8 +40,8 @@ class OpenVino:
             "version": openvino.__version__.partition("-")[0],
             "head": "fp32" if options["precision"] == "fp32" else "int8",
             "computes in": used,
-            "unrestricted": "OpenVINO's own kernels (attention, norms) ask the CPU alone what they "
-            "may use; its matrix products, of oneDNN, are restricted",
+            "unrestricted": "OpenVINO's own kernels and its fp32 products (the tower) ask the CPU "
+            "alone what they may use; products of compressed weights are oneDNN's",
         }
 
     def read(self, rows: np.ndarray) -> np.ndarray:
