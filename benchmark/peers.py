@@ -24,6 +24,8 @@ does not name first.
 
 `--isa avx2` keeps the libraries from using more than AVX2 on a CPU that has more, through their
 environment variables, and compiles llama.cpp without. It marks what can't be kept from it.
+OpenVINO may refuse to compile a model then, since its oneDNN is restricted and the rest of it is
+not; a process that ends is named below the table.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ DEFAULTS = {
     "OpenVINO": "int8,int4",
 }
 PARAMETERS = {"layer": 202_383_360, "rest": 566_140_000}  # of tower, projector, head, embeddings
+BITS = {"fp32": 32, "F16": 16, "bf16": 16, "fp16": 16, "Q8_0": 8, "int8": 8}
 SHARE = 0.9  # of the memory that is free at the start
 
 
@@ -64,6 +67,7 @@ class Worker:
         about: what it said of itself when it was ready.
         figures: of each round, seconds.
         held, peak: bytes.
+        failure: why it takes no more turns.
     """
 
     def __init__(self, setup: Setup, peer: str, precision: str) -> None:
@@ -75,6 +79,7 @@ class Worker:
         self.about: dict[str, str] = {}
         self.figures: list[dict[str, float]] = []
         self.held = self.peak = 0
+        self.failure: str | None = None
 
     @property
     def resident(self) -> int:
@@ -172,7 +177,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     memory = options.memory * 1e9 if options.memory else SHARE * free_memory()
     measure(workers, options.rounds, memory, largest(options.layers))
-    about = {
+    about: dict[str, Any] = {
         "cpu": cpu_name(),
         "class": cpu_class(),
         "threads": options.threads,
@@ -183,8 +188,10 @@ def main() -> None:
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
-    rows = [worker.row() for worker in workers]
-    compare(rows, [worker.outputs for worker in workers])
+    about["failed"] = [worker.failure for worker in workers if worker.failure]
+    measured = [worker for worker in workers if worker.figures]
+    rows = [worker.row() for worker in measured]
+    compare(rows, [worker.outputs for worker in measured])
     if options.json:
         print(json.dumps({**about, "rows": rows}, indent=2))
     else:
@@ -195,19 +202,18 @@ def measure(workers: list[Worker], rounds: int, memory: float, most: float) -> N
     """Let the workers take turns.
 
     Those that run stay in memory as long as the largest one, with loading, would find room beside
-    them: the first of the list stay, and the others are loaded anew in each round.
+    XX, and the others are loaded anew in each round.
     """
     try:
         for number in range(rounds):
-            for worker in list(workers):
+            for worker in [each for each in turns if each.failure is None]:
                 say(f"round {number + 1} of {rounds}: {worker.name}")
                 try:
                     worker.measure()
                 except (RuntimeError, OSError) as error:
                     say(str(error))
+                    worker.failure = str(error)
                     worker.stop()
-                    workers.remove(worker)
-                    continue
                 if sum(other.resident for other in workers) + most > memory:
                     worker.stop()
     finally:
@@ -216,8 +222,8 @@ def measure(workers: list[Worker], rounds: int, memory: float, most: float) -> N
 
 
 def largest(layers: int) -> float:
-    """Bytes that the largest process needs: fp32, read from a file in fp16 that is mapped."""
-    return 6.5 * (layers * PARAMETERS["layer"] + PARAMETERS["rest"])
+    """Bytes that the largest process needs, in fp32; pages of mapped files can be taken from it."""
+    return 4.5 * (layers * PARAMETERS["layer"] + PARAMETERS["rest"])
 
 
 def free_memory() -> float:

@@ -65,6 +65,8 @@ def show(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         cells += [f"{row['peak'] / 1e9:.1f}", f"{row['held'] / 1e9:.1f}", row["head"]]
         cells.append(" ".join(f"{value:.4f}" for value in row.get("agrees", {}).values()))
         print("| " + " | ".join(cells) + " |")
+    for failure in about["failed"]:
+        print(f"\n{failure}")
 
 
 def notes(row: dict[str, Any]) -> str:
