@@ -201,9 +201,10 @@ def main() -> None:
 def measure(workers: list[Worker], rounds: int, memory: float, most: float) -> None:
     """Let the workers take turns.
 
-    Those that run stay in memory as long as the largest one, with loading, would find room beside
-    XX, and the others are loaded anew in each round.
+    Those that run stay in memory as long as the largest one would find room beside them; the
+    others are loaded anew in each round. Small ones begin, so that many stay.
     """
+    turns = sorted(workers, key=lambda worker: BITS.get(worker.precision, 4))
     try:
         for number in range(rounds):
             for worker in [each for each in turns if each.failure is None]:
