@@ -61,7 +61,7 @@ class Ours:
         self.about = {
             "version": f"torch {torch.__version__}",
             "head": _kind(self._head),
-            "tower": _short(tower.weight.dtype),
+            "tower in": _short(tower.weight.dtype),
             "computes in": _short(self._decoder.dtype),
             "capability": torch.backends.cpu.get_cpu_capability(),
         }
