@@ -29,7 +29,7 @@ SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not 
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test soak annotate lint format clean
+.PHONY: help venv install demo test soak annotate kernels-arm lint format clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +49,12 @@ soak: $(INSTALLED)  ## The node under load and faults for MINUTES=60: soak.md an
 
 annotate: $(INSTALLED)  ## A bag of 300 pictures annotated, killed half-way and gone on with
 	@$(VENV)/bin/python benchmark/annotate.py
+
+kernels-arm:  ## The kernels for ARM, compiled and run by qemu (apt: g++-aarch64-linux-gnu qemu-user-static)
+	@mkdir -p build
+	aarch64-linux-gnu-g++ -std=c++17 -O3 -fno-math-errno -fopenmp -static -march=armv8.2-a+dotprod -DINSTRUCTIONS=neon \
+		src/low_bit_kernel.cpp test/llava/low_bit_check.cpp -o build/low_bit_check_arm
+	qemu-aarch64-static build/low_bit_check_arm
 
 lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format and types
 	$(VENV)/bin/ruff check .

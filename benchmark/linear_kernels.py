@@ -145,7 +145,7 @@ def main() -> None:
             "torch int4, groups of 32": torch_int4_weight_only(weight, 32),
             "torch int4, groups of 128": torch_int4_weight_only(weight, 128),
         }
-        if DTYPE == torch.bfloat16:
+        if name == "bfloat16":
             del products["float16 weights, float32 rows"], products["float32, laid out"]
         else:
             del products["bfloat16, laid out"]

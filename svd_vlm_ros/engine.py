@@ -108,7 +108,7 @@ class SceneEngine:
             device: auto (CUDA where there is one), cpu, cuda or cuda:N.
             aspect: "pad" shows the whole picture, "crop" only its middle square.
             system_prompt: a text in front of the conversation; None: none.
-            cpu_threads: threads of torch and OpenCV, for the whole process; 0: as they are.
+            cpu_threads: threads of torch and of the kernels, for the whole process; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
             compile: on CUDA, write the tokens of single answers through CUDA graphs; the first

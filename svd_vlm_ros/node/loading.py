@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
+
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.files import find_folder
 from svd_vlm_ros.node.images import cv_bridge_converter
@@ -26,6 +28,8 @@ def load(settings: Settings) -> SceneEngine:
     """Load the model and run it once, so that the first question finds everything warm."""
     from svd_vlm_ros.engine import SceneEngine
 
+    if settings.cpu_threads:
+        cv2.setNumThreads(settings.cpu_threads)  # images are converted on the same thread
     selector, options = settings.selection
     engine = SceneEngine.load(
         settings.model,
