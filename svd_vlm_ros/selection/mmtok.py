@@ -56,7 +56,7 @@ class MmTok:
         of_text = _softmax(cosines(question.to(projected.device), projected), self.text_temperature)
         of_patches = _softmax(cosines(rows_of(features.patches, features)), self.patch_temperature)
         coverage = np.concatenate([of_text, self.patch_weight * of_patches])  # [t + n, n]
-        kept, gains = greedy_coverage(np.ascontiguousarray(coverage.T), tokens)
+        kept, gains = greedy_coverage(coverage, tokens)
         return keep_set(features, np.array(kept), gains)
 
 

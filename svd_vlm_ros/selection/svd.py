@@ -18,7 +18,7 @@ from svd_vlm_ros.selection.interface import (
     VisualFeatures,
     keep_highest,
 )
-from svd_vlm_ros.selection.sets import gram
+from svd_vlm_ros.selection.sets import gram, rows_of
 from svd_vlm_ros.selection.warm import WarmStart
 
 Rank = Literal["energy", "budget"]
@@ -102,10 +102,10 @@ class SvdPrune:
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep the patches of highest leverage. See the class for the rule."""
-        patches = features.patches[features.valid_indices()]
+        patches = rows_of(features.patches, features)
         largest_rank = budget.tokens if self.rank == "budget" else None
         if self.warm_start:
-            scores = self._from_last(patches.to(torch.float64), largest_rank, budget)
+            scores = self._from_last(patches, largest_rank, budget)
         else:
             scores = leverage(
                 patches, self.rank_energy, largest_rank=largest_rank, centre=self.centre
