@@ -45,12 +45,14 @@ def greedy_coverage(
         chosen.append(pick)
         open_[pick] = False
         gains[pick] = left[pick] * weights[pick]
-        better = np.flatnonzero(coverage[:, pick] > covered)
-        before, after = covered[better], coverage[better, pick]
+        covers = coverage[:, pick].copy()
+        better = np.flatnonzero(covers > covered)
+        before, after = covered[better], covers[better]
         covered[better] = after
         # Of what a candidate adds to a target nothing is left but what is above `after`.
         lost = coverage[better]
-        np.clip(lost, before[:, None], after[:, None], out=lost)
+        np.minimum(lost, after[:, None], out=lost)
+        np.maximum(lost, before[:, None], out=lost)
         left -= lost.sum(axis=0) - before.sum()
     gains[open_] = np.maximum(left * weights, 0.0)[open_]
     return chosen, gains
@@ -94,7 +96,8 @@ def greedy_volume(
         open_[pick] = False
         gains[pick] = left[pick]
         if left[pick] > nothing:
-            row = gram[pick] - basis[:rank, pick] @ basis[:rank]
+            # Not `@`: NumPy's BLAS has threads of its own, which `cpu_threads` does not reach.
+            row = gram[pick] - np.einsum("s,sn->n", basis[:rank, pick], basis[:rank])
             row /= np.sqrt(left[pick])
             basis[rank] = row
             rank += 1

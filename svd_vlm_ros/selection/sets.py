@@ -97,7 +97,8 @@ def cosines(rows: Tensor, others: Tensor | None = None) -> np.ndarray:
     """
     if others is None:
         return to_cosines(gram(rows).cpu())
-    return (_unit(rows) @ _unit(others).T).cpu().numpy()
+    like = rows @ others.T
+    return like.div_(_lengths(rows)[:, None]).div_(_lengths(others)).cpu().numpy()
 
 
 def to_cosines(products: Tensor) -> np.ndarray:
@@ -142,7 +143,7 @@ def first_of_highest(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
         values: float64 [..., n].
         scale: of the comparison: what lies within `TIE` of it is a tie.
     """
-    return np.argmax(values >= values.max(axis=-1, keepdims=True) - TIE * scale, axis=-1)
+    return (values >= values.max(axis=-1, keepdims=True) - TIE * scale).argmax(axis=-1)
 
 
 def merge_matrix(
@@ -170,5 +171,5 @@ def merge_matrix(
     return torch.sparse_coo_tensor(at, values, shape, check_invariants=True).coalesce()
 
 
-def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+def _lengths(rows: Tensor) -> Tensor:
+    return rows.norm(dim=1).clamp(min=1e-300)
