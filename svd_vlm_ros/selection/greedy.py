@@ -54,8 +54,8 @@ def greedy_coverage(
         np.minimum(lost, after[:, None], out=lost)
         np.maximum(lost, before[:, None], out=lost)
         left -= lost.sum(axis=0) - before.sum()
-    gains[open_] = np.maximum(left * weights, 0.0)[open_]
-    return chosen, gains
+    gains[open_] = (left * weights)[open_]
+    return chosen, np.maximum(gains, 0.0)  # rounding may leave less than nothing
 
 
 def greedy_volume(
