@@ -35,16 +35,15 @@ def greedy_coverage(
     """
     weights = np.ones(coverage.shape[1]) if weights is None else weights
     covered = np.zeros(len(coverage))
-    left = np.maximum(coverage, 0.0).sum(axis=0)  # what each candidate would still add
-    scale = float((left * weights).max())
-    gains = np.zeros(len(left))
-    open_ = np.ones(len(left), dtype=bool)
+    left = np.maximum(coverage, 0.0).sum(axis=0) * weights  # what each candidate would still add
+    scale = float(left.max())
+    gains = np.empty(len(left))
     chosen: list[int] = []
     for _ in range(count):
-        pick = int(first_of_highest(np.where(open_, left * weights, -np.inf), scale))
+        pick = int(first_of_highest(left, scale))
         chosen.append(pick)
-        open_[pick] = False
-        gains[pick] = left[pick] * weights[pick]
+        gains[pick] = left[pick]
+        left[pick] = -np.inf
         covers = coverage[:, pick].copy()
         better = np.flatnonzero(covers > covered)
         before, after = covered[better], covers[better]
@@ -53,8 +52,8 @@ def greedy_coverage(
         lost = coverage[better]
         np.minimum(lost, after[:, None], out=lost)
         np.maximum(lost, before[:, None], out=lost)
-        left -= lost.sum(axis=0) - before.sum()
-    gains[open_] = (left * weights)[open_]
+        left -= (lost.sum(axis=0) - before.sum()) * weights
+    gains = np.where(np.isneginf(left), gains, left)
     return chosen, np.maximum(gains, 0.0)  # rounding may leave less than nothing
 
 
