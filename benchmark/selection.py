@@ -51,7 +51,7 @@ from svd_vlm_ros.selection.svd_cover import ridge_leverage
 BUDGETS = (192, 64, 16)
 ROUNDED = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
 NAMES = [name for name in selector_names("before") if name != "none"]
-RUNS = 15
+RUNS = 25
 PRELOADED = ctypes.CDLL(None)  # the process's own symbols
 
 
