@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What selectors cost, and how steady they are.
 
-    python benchmark/selection.py [--threads 1] [--device cpu] [--scenes 8]
+    python benchmark/selection.py [--threads 1,2,4] [--only svd-cover,svd] [--scenes 8]
 
 Times are the best of several runs on random features of LLaVA-1.5's size (576 x 1024, projected to
 4096), the selection alone; with one thread on a CPU the time that the process was running, which
-what else runs on the machine hardly touches. `tome` is left out: its work is the tower's.
+what else runs on the machine hardly touches. `tome` is left out: its work is the tower's. Before
+them what `svd-cover` and `svd` consist of, step by step. With `--only` nothing but that is measured
+and only for these selectors, with `--device` the selectors on features of a GPU.
+
+The steps are torch's linear algebra: MKL in the wheels for x86. With another library in its place
+(Debian and Ubuntu: the package libopenblas0-openmp; the one with pthreads has threads of its own,
+which wait for torch's):
+
+    LD_PRELOAD=libopenblas.so.0 python benchmark/selection.py --threads 1,2 --only svd-cover,svd
 
 The rows of `svd` with `warm_start` are the medians along streams: of features whose singular values
 fall by a factor from one to the next and of which each picture is new by a share (its amplitude),
@@ -17,12 +25,16 @@ are rounded to float16. `trim` and `cdpruner` compare by words.
 """
 
 import argparse
+import ctypes
+import re
 import time
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
 
+from svd_vlm_ros.cpu import cpu_class, cpu_name
 from svd_vlm_ros.llava.clip_text import word_relevance
 from svd_vlm_ros.llava.loading import load_llava
 from svd_vlm_ros.llava.preprocess import preprocess
@@ -31,11 +43,16 @@ from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, Encoder, VisualFeatures, make_selector, selector_names
+from svd_vlm_ros.selection.greedy import greedy_coverage
+from svd_vlm_ros.selection.sets import gram, rows_of, to_cosines
 from svd_vlm_ros.selection.svd import dominant_subspace
+from svd_vlm_ros.selection.svd_cover import ridge_leverage
 
 BUDGETS = (192, 64, 16)
 ROUNDED = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
 NAMES = [name for name in selector_names("before") if name != "none"]
+RUNS = 25
+PRELOADED = ctypes.CDLL(None)  # the process's own symbols
 
 
 def make(name):
@@ -62,15 +79,58 @@ def like_clip(device):
     return replace(features, image_text=word_relevance(features, features.question))
 
 
-def milliseconds(select, features, budget):
-    alone = features.patches.device.type == "cpu" and torch.get_num_threads() == 1
+def linear_algebra():
+    """Whose BLAS and LAPACK torch calls: a preloaded OpenBLAS takes the place of its own."""
+    if hasattr(PRELOADED, "openblas_get_config"):
+        PRELOADED.openblas_get_config.restype = ctypes.c_char_p
+        return PRELOADED.openblas_get_config().decode()
+    built = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return built[1] if built else "unknown"
+
+
+def use_threads(count):
+    torch.set_num_threads(count)
+    if hasattr(PRELOADED, "openblas_set_num_threads"):
+        PRELOADED.openblas_set_num_threads(count)
+
+
+def milliseconds(call, device="cpu"):
+    alone = device == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     best = float("inf")
-    for _ in range(9):
+    for _ in range(RUNS):
         begun = clock()
-        select(features, Budget(budget)).indices.cpu()
+        call()
         best = min(best, clock() - begun)
     return 1e3 * best
+
+
+def print_steps(features):
+    rows = rows_of(features.patches.cpu(), features)
+    products = gram(rows)
+    coverage = to_cosines(products.clone()) / len(rows)
+    steps = {
+        "to float64": lambda: rows_of(features.patches, features).cpu(),
+        "Gram matrix": lambda: gram(rows),
+        "ridge leverage": lambda: ridge_leverage(products, 1.0),
+        "cosines": lambda: to_cosines(products.clone()),
+        "greedy coverage, 64 tokens": lambda: greedy_coverage(coverage, 64),
+        "eigenvectors": lambda: torch.linalg.eigh(products),
+    }
+    for name, step in steps.items():
+        print(f"  {name:27}{milliseconds(step):.1f}")
+
+
+def choose(select, features, budget):
+    return select(features, Budget(budget)).indices.cpu()
+
+
+def print_selectors(names, features, device):
+    for name in names:
+        if name != "tome":
+            calls = [partial(choose, make(name), features, budget) for budget in BUDGETS]
+            times = [milliseconds(call, device) for call in calls]
+            print(f"  {name:12}", " / ".join(f"{value:.1f}" for value in times))
 
 
 def slowly_changing(decay, step, count=16):
@@ -146,20 +206,24 @@ def seen_by_scout(count):
 @torch.inference_mode()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--only", default="")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=8)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     features = like_clip(torch.device(options.device))
-    print(
-        f"ms for {' / '.join(map(str, BUDGETS))} tokens, {options.device}, "
-        f"{options.threads} thread(s)"
-    )
-    for name in NAMES:
-        if name != "tome":
-            times = [milliseconds(make(name), features, budget) for budget in BUDGETS]
-            print(f"  {name:12}", " / ".join(f"{value:.1f}" for value in times))
+    print(f"{cpu_name()}: {cpu_class()}; linear algebra: {linear_algebra()}")
+    counts = [int(count) for count in options.threads.split(",")]
+    names = options.only.split(",") if options.only else NAMES
+    for count in counts:
+        use_threads(count)
+        print(f"ms of the steps on the CPU, {count} thread(s)")
+        print_steps(features)
+        print(f"ms for {' / '.join(map(str, BUDGETS))} tokens, {options.device}")
+        print_selectors(names, features, options.device)
+    if options.only:
+        return
+    use_threads(counts[0])
     print_streams()
     if not options.scenes:
         return

@@ -11,11 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from svd_vlm_ros.selection.sets import TIE, first_of_highest
-
-# Candidates whose gain is brought up to date at a time: at first, when each choice moves most of
-# them, and after so many choices.
-EARLY_BATCH, BATCH, EARLY = 64, 16, 16
+from svd_vlm_ros.selection.sets import first_of_highest
 
 
 def greedy_coverage(
@@ -23,49 +19,42 @@ def greedy_coverage(
 ) -> tuple[list[int], np.ndarray]:
     """Choose candidates that cover the targets best.
 
-    The next candidate is the one with the largest gain w_j sum_i max(0, C_ji - c_i), where c_i is
-    how well target i is covered already: at first 0, then the largest C_ji of those chosen. A gain
-    never grows while others are chosen, so only those candidates are computed again whose last
-    known gain could still be the largest.
+    The next candidate is the one with the largest gain w_j sum_i max(0, C_ij - c_i), where c_i is
+    how well target i is covered already: at first 0, then the largest C_ij of those chosen. A
+    choice changes the gains only by way of those targets that it covers better, soon a few in a
+    hundred, so that nothing else is computed again.
 
     Args:
-        coverage: float64 [n, t], C: how well each candidate covers each target.
+        coverage: float64 [t, n], C: how well each target is covered by each candidate.
         count: how many to choose, at most n.
         weights: float64 [n], w, not negative; None: all 1.
 
     Returns:
         The chosen, in their order, and float64 [n]: the gain of each when it was chosen; of the
-        others what they would still add, or a bound of it.
+        others what they would still add.
     """
-    weights = np.ones(len(coverage)) if weights is None else weights
-    covered = np.zeros(coverage.shape[1])
-    bounds = np.maximum(coverage, 0.0).sum(axis=1) * weights
-    scale = float(bounds.max())
-    gains = bounds.copy()
-    open_ = np.ones(len(coverage), dtype=bool)
+    weights = np.ones(coverage.shape[1]) if weights is None else weights
+    covered = np.zeros(len(coverage))
+    left = np.maximum(coverage, 0.0).sum(axis=0) * weights  # what each candidate would still add
+    scale = float(left.max())
+    gains = np.empty(len(left))
     chosen: list[int] = []
     for _ in range(count):
-        stale = open_.copy()
-        best = -np.inf
-        size = min(EARLY_BATCH if len(chosen) < EARLY else BATCH, len(bounds))
-        while True:
-            worth = np.where(stale, bounds, -np.inf)
-            batch = np.argpartition(-worth, size - 1)[:size]
-            batch = batch[worth[batch] >= max(best - TIE * scale, 0.0)]
-            if not len(batch):
-                break
-            more = coverage[batch] - covered
-            bounds[batch] = np.maximum(more, 0.0, out=more).sum(axis=1) * weights[batch]
-            stale[batch] = False
-            best = max(best, float(bounds[batch].max()))
-        fresh = np.where(open_ & ~stale, bounds, -np.inf)
-        pick = int(first_of_highest(fresh, scale))
+        pick = int(first_of_highest(left, scale))
         chosen.append(pick)
-        gains[pick] = bounds[pick]
-        open_[pick] = False
-        np.maximum(covered, coverage[pick], out=covered)
-    gains[open_] = bounds[open_]
-    return chosen, gains
+        gains[pick] = left[pick]
+        left[pick] = -np.inf
+        covers = coverage[:, pick].copy()
+        better = np.flatnonzero(covers > covered)
+        before, after = covered[better], covers[better]
+        covered[better] = after
+        # Of what a candidate adds to a target nothing is left but what is above `after`.
+        lost = coverage[better]
+        np.minimum(lost, after[:, None], out=lost)
+        np.maximum(lost, before[:, None], out=lost)
+        left -= (lost.sum(axis=0) - before.sum()) * weights
+    gains = np.where(np.isneginf(left), gains, left)
+    return chosen, np.maximum(gains, 0.0)  # rounding may leave less than nothing
 
 
 def greedy_volume(
@@ -106,7 +95,8 @@ def greedy_volume(
         open_[pick] = False
         gains[pick] = left[pick]
         if left[pick] > nothing:
-            row = gram[pick] - basis[:rank, pick] @ basis[:rank]
+            # Not `@`: NumPy's BLAS has threads of its own, which `cpu_threads` does not reach.
+            row = gram[pick] - np.einsum("s,sn->n", basis[:rank, pick], basis[:rank])
             row /= np.sqrt(left[pick])
             basis[rank] = row
             rank += 1

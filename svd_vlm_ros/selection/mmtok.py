@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_coverage
@@ -55,12 +56,12 @@ class MmTok:
             return keep_all(features)
         of_text = _softmax(cosines(question.to(projected.device), projected), self.text_temperature)
         of_patches = _softmax(cosines(rows_of(features.patches, features)), self.patch_temperature)
-        coverage = np.concatenate([of_text, self.patch_weight * of_patches])  # [t + n, n]
-        kept, gains = greedy_coverage(np.ascontiguousarray(coverage.T), tokens)
+        of_patches *= self.patch_weight
+        coverage = np.concatenate([of_text, of_patches])  # [t + n, n]
+        kept, gains = greedy_coverage(coverage, tokens)
         return keep_set(features, np.array(kept), gains)
 
 
 def _softmax(values: np.ndarray, temperature: float) -> np.ndarray:
     """Over each row."""
-    powers = np.exp((values - values.max(axis=1, keepdims=True)) / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
+    return torch.from_numpy(values).div_(temperature).softmax(dim=1).numpy()

@@ -25,7 +25,7 @@ from svd_vlm_ros.selection.interface import (
 # Rounding in float64 stays a hundred times below it.
 TIE = 1e-12
 
-GRAM_STRIPES = 4
+STRIPE = 96  # rows of a Gram matrix at a time: fewer leave out more, but a product gets slower
 
 T = TypeVar("T")
 
@@ -80,8 +80,12 @@ def keep_all(features: VisualFeatures, worth: np.ndarray | Tensor | None = None)
 
 
 def rows_of(matrix: Tensor, features: VisualFeatures) -> Tensor:
-    """Of a matrix with a row for each patch the valid rows: float64 [n, d], on its device."""
-    return matrix[features.valid_indices().to(matrix.device)].to(torch.float64)
+    """Of a matrix with a row for each patch the valid rows: float64 [n, d], on its device. It may
+    be the matrix itself: do not write to it.
+    """
+    if features.valid is not None:
+        matrix = matrix[features.valid_indices().to(matrix.device)]
+    return matrix.to(torch.float64)
 
 
 def cosines(rows: Tensor, others: Tensor | None = None) -> np.ndarray:
@@ -91,9 +95,16 @@ def cosines(rows: Tensor, others: Tensor | None = None) -> np.ndarray:
         rows: float64 [n, d].
         others: float64 [m, d]; None: `rows` themselves.
     """
-    directions = _unit(rows)
-    like = gram(directions) if others is None else directions @ _unit(others).T
-    return like.cpu().numpy()
+    if others is None:
+        return to_cosines(gram(rows).cpu())
+    like = rows @ others.T
+    return like.div_(_lengths(rows)[:, None]).div_(_lengths(others)).cpu().numpy()
+
+
+def to_cosines(products: Tensor) -> np.ndarray:
+    """The cosines of rows from their Gram matrix, float64 [n, n] on the CPU, in its own memory."""
+    lengths = products.diagonal().sqrt().clamp(min=1e-300)
+    return products.div_(lengths[:, None]).div_(lengths).numpy()
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -104,10 +115,9 @@ def gram(rows: Tensor) -> Tensor:
     """
     count = len(rows)
     products = rows.new_empty(count, count)
-    stripe = -(-count // GRAM_STRIPES)
-    for start in range(0, count, stripe):
-        end = min(start + stripe, count)
-        products[start:end, :end] = rows[start:end] @ rows[:end].T
+    for start in range(0, count, STRIPE):
+        end = min(start + STRIPE, count)
+        torch.mm(rows[start:end], rows[:end].T, out=products[start:end, :end])
         products[:start, start:end] = products[start:end, :start].T
     return products
 
@@ -133,7 +143,7 @@ def first_of_highest(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
         values: float64 [..., n].
         scale: of the comparison: what lies within `TIE` of it is a tie.
     """
-    return np.argmax(values >= values.max(axis=-1, keepdims=True) - TIE * scale, axis=-1)
+    return (values >= values.max(axis=-1, keepdims=True) - TIE * scale).argmax(axis=-1)
 
 
 def merge_matrix(
@@ -161,5 +171,5 @@ def merge_matrix(
     return torch.sparse_coo_tensor(at, values, shape, check_invariants=True).coalesce()
 
 
-def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)
+def _lengths(rows: Tensor) -> Tensor:
+    return rows.norm(dim=1).clamp(min=1e-300)

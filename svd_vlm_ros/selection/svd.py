@@ -18,7 +18,7 @@ from svd_vlm_ros.selection.interface import (
     VisualFeatures,
     keep_highest,
 )
-from svd_vlm_ros.selection.sets import gram
+from svd_vlm_ros.selection.sets import gram, rows_of
 from svd_vlm_ros.selection.warm import WarmStart
 
 Rank = Literal["energy", "budget"]
@@ -59,11 +59,11 @@ class SvdPrune:
     those of a full SVD in float64 (`test/selection/test_svd.py`). In float32 they would not: there
     the scores of random 576 x 1024 matrices were off by up to 2e-6, neighbours in the ranking lie
     closer than that, and the kept sets of 2 matrices in 105 differed. In float64 the scores were
-    off by 1e-16 and no set differed. For 576 x 1024 it takes 45 to 50 ms of one CPU core,
-    where float32 takes half of that (`docs/selectors.md` says what else was weighed), and no
-    setting such as TF32 can touch it. The small eigenproblem is always solved on the CPU: GPU
-    solvers are slow on one small matrix. (Where the k-th and the next singular value are equal to
-    the last digit, U_k is not defined, and no two methods need agree.)
+    off by 1e-16 and no set differed. For 576 x 1024 it takes 45 to 50 ms of one CPU core with
+    AVX-512, some 63 with AVX2, where float32 takes half of that (`docs/selectors.md` says what
+    else was weighed), and no setting such as TF32 can touch it. The small eigenproblem is always
+    solved on the CPU: GPU solvers are slow on one small matrix. (Where the k-th and the next
+    singular value are equal to the last digit, U_k is not defined, and no two methods need agree.)
 
     Attributes:
         rank: how k is chosen.
@@ -102,10 +102,10 @@ class SvdPrune:
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep the patches of highest leverage. See the class for the rule."""
-        patches = features.patches[features.valid_indices()]
+        patches = rows_of(features.patches, features)
         largest_rank = budget.tokens if self.rank == "budget" else None
         if self.warm_start:
-            scores = self._from_last(patches.to(torch.float64), largest_rank, budget)
+            scores = self._from_last(patches, largest_rank, budget)
         else:
             scores = leverage(
                 patches, self.rank_energy, largest_rank=largest_rank, centre=self.centre

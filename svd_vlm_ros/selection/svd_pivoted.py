@@ -11,7 +11,7 @@ import numpy as np
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_volume
 from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, ranked, tokens_of
+from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, ranked, rows_of, tokens_of
 from svd_vlm_ros.selection.svd import SvdPrune, dominant_subspace
 
 
@@ -43,7 +43,7 @@ class SvdPivoted(SvdPrune):
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep what stands out. The scores are the leverage."""
         tokens = tokens_of(budget, self.name)
-        patches = features.patches[features.valid_indices()].double()
+        patches = rows_of(features.patches, features)
         if self.centre:
             patches = patches - patches.mean(dim=0)
         largest_rank = budget.tokens if self.rank == "budget" else None

@@ -124,7 +124,7 @@ def test_a_picture_of_one_colour_is_no_fault(name, picture):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 90), levels=st.sampled_from([None, 1, 4]))
-def test_the_lazy_coverage_is_the_plain_one(seed, count, levels):
+def test_the_greedy_coverage_is_the_plain_one(seed, count, levels):
     generator = np.random.default_rng(seed)
     coverage = generator.normal(size=(90, 40))
     weights = generator.random(90)
@@ -137,7 +137,11 @@ def test_the_lazy_coverage_is_the_plain_one(seed, count, levels):
         gains[wanted] = -1.0
         wanted.append(int(np.flatnonzero(gains >= gains.max() - 1e-9)[0]))
         covered = np.maximum(covered, coverage[wanted[-1]])
-    assert greedy_coverage(coverage, count, weights)[0] == wanted
+    chosen, gains = greedy_coverage(coverage.T, count, weights)
+    assert chosen == wanted
+    left = np.maximum(coverage - covered, 0.0).sum(axis=1) * weights
+    left[wanted] = gains[wanted]
+    assert np.abs(gains - left).max() < 1e-12
 
 
 def test_the_volume_ends_where_the_span_is_full():

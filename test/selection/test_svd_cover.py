@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
-from svd_vlm_ros.selection.svd_cover import inverse_of_lower, ridge_leverage
+from svd_vlm_ros.selection.svd_cover import ridge_leverage, to_inverse_factor
 
 GRID = (4, 6)
 COUNT = 24
@@ -73,13 +73,16 @@ def test_ridge_leverage_is_that_of_the_decomposition(rows, columns):
 
 @settings(max_examples=20, deadline=None)
 @given(count=st.integers(1, 300), seed=st.integers(0, 1000))
-def test_a_triangle_times_its_inverse_is_one(count, seed):
+def test_the_inverse_of_a_factor_is_made_in_place_from_the_lower_triangle(count, seed):
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(count, count, generator=generator, dtype=torch.float64).tril(-1)
-    matrix = matrix / count + torch.eye(count, dtype=torch.float64)
-    inverse = inverse_of_lower(matrix)
+    rows = torch.randn(count, count, generator=generator, dtype=torch.float64)
+    matrix = rows @ rows.T / count + torch.eye(count, dtype=torch.float64)
+    made = matrix.tril()
+    inverse = to_inverse_factor(made)
+    assert inverse is made
     assert torch.equal(inverse, inverse.tril())
-    assert (inverse @ matrix - torch.eye(count, dtype=torch.float64)).abs().max() < 1e-12
+    factor = torch.linalg.cholesky(matrix)
+    assert (inverse @ factor - torch.eye(count, dtype=torch.float64)).abs().max() < 1e-12
 
 
 @settings(max_examples=25, deadline=None)
