@@ -123,7 +123,9 @@ class Health:
             made.append(diagnostics.camera_status(name, figures, silence, trouble))
         snapshot = node.snapshot()
         trouble, last = self._trouble.recent(now), self._trouble.sentence
-        made.append(diagnostics.request_status(name, snapshot, trouble, last))
+        if waits := node.descriptions.why_facts_wait():
+            self._warn(("facts",), waits)
+        made.append(diagnostics.request_status(name, snapshot, waits or trouble, last))
         made.append(diagnostics.latency_status(name, snapshot))
         resident, growth = self._memory.resident / MIB, self._memory.growth
         made.append(diagnostics.memory_status(name, resident, growth, max(self._late, default=0.0)))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node import parameters
 from svd_vlm_ros.node.jobs import Job, Priority
 
 if TYPE_CHECKING:
@@ -100,9 +99,6 @@ class LiveChanges:
             node.inference.batch_size = node.settings.batch_size
         if any(name == "facts" or name.startswith("fact.") for name in names):
             node.descriptions.facts_changed()
-            if silent := parameters.silent_facts(node):
-                wanted = " and ".join(f"fact.{name}.question" for name in silent)
-                node.get_logger().warning(f"Not asked yet, for want of a question: set {wanted}.")
         if not self._taking_back:
             for part in PARTS:
                 if not names.isdisjoint(part.names):

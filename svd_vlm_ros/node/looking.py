@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Glance(Asked):
-    """One look on its way: what is to be asked, and what is known so far."""
+    """One look on its way: what is asked, and what is known so far.
+
+    `facts` are those of the moment at which the look begins.
+    """
 
     facts: tuple[Fact, ...] = ()
     look: Look | None = None
@@ -74,6 +77,7 @@ class Looker:
             glance.frame = glance.frame or self._answerer.choose_frame(question)
             if job.canceled or glance.frame is None:
                 return [canceled(glance)]
+            glance.facts = self._settings().facts_of(question.camera)
             again = self._look(engine, glance)
             if again is not None:
                 return [again]
