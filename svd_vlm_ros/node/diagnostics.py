@@ -37,6 +37,7 @@ class CameraFigures:
     reliable: bool
     received: int
     lost: int
+    damaged: int
     rate: float
     loss_rate: float
     arrived_ago: float | None
@@ -69,6 +70,7 @@ def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) 
         "picture": camera.picture,
         "pictures": camera.received,
         "lost on the way": camera.lost,
+        "damaged, of those looked at": camera.damaged,
         "rate (Hz)": f"{camera.rate:.2f}",
         "lost (Hz)": f"{camera.loss_rate:.2f}",
         "seconds since the newest arrived": _seconds(camera.arrived_ago, "none came"),

@@ -150,7 +150,7 @@ class Health:
             at, received, lost = camera.begun, 0, 0
         self._counted[camera.name] = (now, camera.received, camera.lost)
         seconds = max(now - at, 1e-3)
-        latest = camera.latest
+        latest, configured = camera.latest, self._node.configured
         age = None
         if latest is not None and latest.stamp:
             age = (self._node.get_clock().now().nanoseconds - latest.stamp) / NANOSECONDS
@@ -161,6 +161,7 @@ class Health:
             reliable=camera.reliable,
             received=camera.received,
             lost=camera.lost,
+            damaged=configured.answerer.scenes.damaged[camera.name] if configured else 0,
             rate=(camera.received - received) / seconds,
             loss_rate=max(camera.lost - lost, 0) / seconds,
             arrived_ago=now - latest.arrival if latest is not None else None,

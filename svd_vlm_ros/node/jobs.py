@@ -39,8 +39,8 @@ class Job(Generic[Result]):
     the same `key()`, and without a key there is one. `ready()` is asked before; a job that is not
     ready (its picture has not come) lets others go first. `failed(error)` makes a result of an
     exception. `on_end(result)` is called once, on the thread that ended the job. `seconds`: time
-    from now until the engine is to stop. `patience()`: seconds that it lets questions go first, asked
-    for again and again, since what waits may become urgent. `subject` is for `work` alone.
+    from now until the engine is to stop. `patience()`: seconds that it lets questions go first,
+    asked again and again, since what waits may become urgent. `subject` is for `work` alone.
     """
 
     def __init__(
