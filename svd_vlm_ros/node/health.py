@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.heap import trim
-from svd_vlm_ros.node import diagnostics
+from svd_vlm_ros.node import diagnostics, silence
 from svd_vlm_ros.node.memory import MIB, MemoryWatch
 from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status
 from svd_vlm_ros.pictures.files import picture_size
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
 PERIOD = 1.0  # s
+CLOCK_STILL = 4.0  # s that ROS time may stand still, under use_sim_time
 WARN_AGAIN = 60.0  # s between two lines in the log about the same trouble
 RECENT = 60.0  # s for which a trouble is shown in the diagnostics
 TRIM = 60.0  # s after which free memory is given back to the system
@@ -55,6 +56,7 @@ class Health:
         self._logged: dict[tuple[Any, ...], tuple[float, int]] = {}  # when, and how often since
         self._counted: dict[str, tuple[float, int, int]] = {}  # camera -> when, received, lost
         self._silent: set[str] = set()
+        self._ros_time = (0, time.monotonic())  # nanoseconds, and since when
         self._memory = MemoryWatch()
         self._trimmed = time.monotonic()
         self._late: deque[float] = deque(maxlen=round(RECENT / PERIOD))
@@ -115,6 +117,9 @@ class Health:
         failure = "" if node.engine else node.failure
         fault = self._fault.recent(now)
         made = [diagnostics.model_status(name, node.state, failure, fault, _model_facts(node))]
+        if node.get_parameter("use_sim_time").value:
+            still = self._why_clock_stands_still(now)
+            made.append(diagnostics.clock_status(name, self._ros_time[0] / NANOSECONDS, still))
         for camera in node.cameras.values():
             unreadable = self._unreadable.get(camera.name)
             trouble = unreadable.recent(now) if unreadable else ""
@@ -142,6 +147,18 @@ class Health:
         self._silent.add(camera.name)
         reason = camera.why_silent()
         self._warn(("silent", camera.name), reason)
+        return reason
+
+    def _why_clock_stands_still(self, now: float) -> str:
+        """Why simulated time does not go on, "" where it does; warns in the log once a minute."""
+        ros_now = self._node.ros_now()
+        if ros_now != self._ros_time[0]:
+            self._ros_time = (ros_now, now)
+        seconds = now - self._ros_time[1]
+        if seconds <= CLOCK_STILL:
+            return ""
+        reason = silence.why_clock_stands_still(self._node, seconds)
+        self._warn(("clock",), reason)
         return reason
 
     def _camera_figures(self, camera: Camera, now: float) -> diagnostics.CameraFigures:
