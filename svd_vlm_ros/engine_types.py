@@ -59,6 +59,7 @@ class EngineInfo:
     quantized_layers: dict[str, tuple[int, int]]
     shareable: bool = True
     system_prompt: str | None = None
+    layers: int = 0  # of the language model
 
 
 @dataclass(frozen=True)

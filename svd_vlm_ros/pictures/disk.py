@@ -65,6 +65,23 @@ def _check_file(path: Path, data: bytes) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise `UserError` where a file could not be written, before hours of work. Leaves no trace.
+
+    The file is opened and not only its rights looked at: these say nothing of a read-only disk.
+    """
+    new = not path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Can't write {path} ({error.strerror or error}): choose another place."
+        ) from error
+
+
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write uint8 RGB [H, W, 3] in the format of the name's ending. `UserError` where it can't."""
     try:
