@@ -115,7 +115,7 @@ class Health:
         node = self._node
         name = node.get_fully_qualified_name().lstrip("/")
         failure = "" if node.engine else node.failure
-        fault = self._fault.recent(now)
+        fault = self._fault.recent(now) or self._why_not_alone()
         made = [diagnostics.model_status(name, node.state, failure, fault, _model_facts(node))]
         if node.get_parameter("use_sim_time").value:
             still = self._why_clock_stands_still(now)
@@ -147,6 +147,21 @@ class Health:
         self._silent.add(camera.name)
         reason = camera.why_silent()
         self._warn(("silent", camera.name), reason)
+        return reason
+
+    def _why_not_alone(self) -> str:
+        """Whether another node has this one's name; ROS lets both answer, without a word."""
+        node = self._node
+        mine = (node.get_name(), node.get_namespace())
+        others = node.get_node_names_and_namespaces().count(mine) - 1
+        if others < 1:
+            return ""
+        reason = (
+            f"There are {others + 1} nodes named {node.get_fully_qualified_name()}: requests and "
+            "parameters reach any of them. End one, or give it another name or namespace; one that "
+            "was killed is forgotten after 20 s."
+        )
+        self._warn(("name",), reason)
         return reason
 
     def _why_clock_stands_still(self, now: float) -> str:

@@ -67,7 +67,9 @@ def check_selection(engine: EngineInfo, values: Mapping[str, Any]) -> None:
 
 def _use_selector(engine: SceneEngine, settings: Settings) -> None:
     name, options = settings.selection
-    engine.use_selector(name, token_cap=settings.token_cap, **options)
+    engine.use_selector(
+        name, visual_tokens=settings.budget, token_cap=settings.token_cap, **options
+    )
 
 
 def _use_system_prompt(engine: SceneEngine, settings: Settings) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamps ahead of the clock, and clocks that stand still: no image stays fresh for ever."""
+"""What is odd around the node: stamps ahead of the clock, clocks that stand still, a namesake."""
 
 from __future__ import annotations
 
@@ -85,3 +85,19 @@ def test_simulated_time_that_stands_still(robot: Robot) -> None:
     robot.show(message)
     wait_until(lambda: stale(robot), SOON)
     wait_until(lambda: [each for each in found if "stands still" in each], SOON)
+
+
+def test_two_nodes_of_one_name_are_told_of(robot: Robot) -> None:
+    robot.start(wait=False, autostart=False)
+    found: list = []
+
+    def look(array: Any) -> None:
+        found.extend(s.message for s in array.status if s.level == DiagnosticStatus.ERROR)
+
+    robot.other.create_subscription(DiagnosticArray, "/diagnostics", look, 10)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=robot.context.get_domain_id())
+    second = rclpy.create_node("perception", context=context)
+    wait_until(lambda: [each for each in found if "2 nodes named /perception" in each], SOON)
+    second.destroy_node()
+    rclpy.shutdown(context=context)
