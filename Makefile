@@ -9,6 +9,7 @@ TESTS ?= test
 TORCH_THREADS ?= 1
 MINUTES ?= 60
 SOAK ?= soak
+CASES ?= 2000
 
 # A sourced ROS has its own versions of the ROS packages.
 ifdef ROS_DISTRO
@@ -29,7 +30,7 @@ SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not 
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test soak annotate kernels-arm lint format clean
+.PHONY: help venv install demo test any-image soak annotate kernels-arm lint format clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +47,9 @@ test: $(INSTALLED) $(VENV)/.tools  ## Run the tests against what is installed (T
 
 soak: $(INSTALLED)  ## The node under load and faults for MINUTES=60: soak.md and soak.json
 	@$(VENV)/bin/python benchmark/soak.py --minutes $(MINUTES) --out $(SOAK)
+
+any-image: $(INSTALLED) $(VENV)/.tools  ## Images of known answer in every encoding and damage: right or NO_IMAGE (CASES=2000)
+	@ANY_IMAGE_CASES=$(CASES) OMP_NUM_THREADS=$(TORCH_THREADS) $(VENV)/bin/pytest -s --timeout 0 test/node/test_any_image.py
 
 annotate: $(INSTALLED)  ## A bag of 300 pictures annotated, killed half-way and gone on with
 	@$(VENV)/bin/python benchmark/annotate.py

@@ -38,6 +38,7 @@ DEPENDENCIES = [
     "rich>=13",
     "rosbags>=0.11",
     "safetensors>=0.5",
+    "simplejpeg>=1.7",
     "tokenizers>=0.22",
     "torch>=2.4",
     "transformers>=5.18",

@@ -9,7 +9,8 @@ and comes back with other pictures), four clients (`soak_clients`: ask, stream, 
 Each writes its figures once in some seconds; once a minute all of them go into <out>.json and
 <out>.md, so that a run that is killed leaves what it has seen.
 
-Exit status 1 where a request was lost, a header was wrong, or a picture older than asked was used.
+Exit status 1 where a request was lost, a header was wrong, a picture older than asked was used, or
+a fact that was added live was told late.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ ROLES = ("node", "cameras", "clients")
 CHECKPOINT = 60.0  # s
 FIRST_CHECKPOINT = 10.0
 END_WITHIN = 60.0  # s that the roles have to end: the last requests have their timeouts
+STOP_EVERY, STOPPED = 8, 3.0  # faults between two halts of the node (SIGSTOP), and their s
+HARMS = ("lost", "wrong_header", "too_old", "wrong_picture", "facts_late")
 LEAST = 5  # minutes of memory from which a slope is told
 ENDS = 10  # minutes of which the first and the last are compared
 TARGETS = {"timer_p99_ms": 50.0, "memory_mib_per_hour": 1.0}
@@ -110,12 +113,17 @@ def watch(
     options: argparse.Namespace, folder: Path, roles: dict[str, subprocess.Popen], begun: float
 ) -> str:
     """Wait for the clients' end; why it came too early, or ""."""
-    checkpoint = FIRST_CHECKPOINT
+    checkpoint, stop = FIRST_CHECKPOINT, begun + STOP_EVERY * options.fault_every
     while roles["clients"].poll() is None:
         time.sleep(0.5)
         for role, process in roles.items():
             if process.poll() not in (None, 0):
                 return f"the process of the {role} ended with status {process.returncode}"
+        if options.fault_every and time.monotonic() > stop:
+            stop = time.monotonic() + STOP_EVERY * options.fault_every
+            roles["node"].send_signal(signal.SIGSTOP)
+            time.sleep(STOPPED)
+            roles["node"].send_signal(signal.SIGCONT)
         if time.monotonic() - begun > checkpoint:
             write(options, folder, begun, "still running")
             checkpoint += CHECKPOINT
@@ -143,9 +151,9 @@ def write(options: argparse.Namespace, folder: Path, begun: float, failure: str)
     clients, node = figures["clients"], figures["node"]
     totals = {
         key: sum(each.get(key, 0) for each in clients.get("each", {}).values())
-        for key in ("sent", "answered", "lost", "wrong_header", "too_old", "wrong_picture")
+        for key in ("sent", "answered", *HARMS)
     }
-    harm = totals["lost"] + totals["wrong_header"] + totals["too_old"] + totals["wrong_picture"]
+    harm = sum(totals[key] for key in HARMS)
     report = {
         "good": bool(totals["sent"]) and not harm and failure in ("", "still running"),
         "ended": failure or "as planned",
@@ -175,7 +183,7 @@ def markdown(report: dict, clients: dict, node: dict, cameras: dict) -> str:
         "",
         f"{totals['sent']} requests: {totals['lost']} lost, {totals['wrong_header']} with a wrong "
         f"header, {totals['wrong_picture']} about another picture than their header's, "
-        f"{totals['too_old']} from a picture older than asked.",
+        f"{totals['too_old']} from a picture older than asked; {totals['facts_late']} facts late.",
         "",
         f"| client | sent | {' | '.join(statuses)} | lost | median | 95 % | 99 % | longest |",
         f"|---|---|{'---|' * len(statuses)}---|---|---|---|---|",

@@ -8,15 +8,18 @@ reliability, size and encoding.
 from __future__ import annotations
 
 import array
+import itertools
 import time
 from collections import Counter
 from typing import Any
 
 import cv2
+import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
 from soak_common import CAMERAS, PICTURES, SAVE_EVERY, frame_id, picture, role, save
 from std_msgs.msg import Header
@@ -24,6 +27,23 @@ from std_msgs.msg import Header
 PACKED_SIZE, FICKLE_SIZES = (480, 640), ((240, 320), (480, 640))
 SENDS, RESTS = 20.0, 10.0  # s of the fickle camera
 BROKEN_EVERY = 7  # of the fickle camera's pictures, while faults are wanted
+ODD_EVERY = 11  # of the packed camera's
+AHEAD_EVERY = 13  # of the fickle camera's; these are stamped ahead of the clock
+AHEAD = 3_600_000_000_000  # ns
+
+
+def odd_files() -> dict[str, tuple[array.array, str]]:
+    """Data and format of compressed messages that are no images, by what they are."""
+    pixels = picture("packed", 0, *PACKED_SIZE)
+    jpeg = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
+    half = jpeg[: len(jpeg) // 2]
+    depth = cv2.imencode(".png", pixels[..., 0].astype(np.uint16) * 16)[1].tobytes()
+    return {
+        "JPEG of which the half is missing": (array.array("B", half + b"\xff\xd9"), "jpeg"),
+        "JPEG of which a packet is missing": (array.array("B", half + jpeg[-2000:]), "jpeg"),
+        "depth as PNG": (array.array("B", depth), "16UC1; png compressed "),
+        "compressedDepth": (array.array("B", bytes(12) + depth), "16UC1; compressedDepth png"),
+    }
 
 
 class Cameras:
@@ -44,6 +64,8 @@ class Cameras:
             array.array("B", cv2.imencode(".png", picture("packed", n, *PACKED_SIZE)[..., ::-1])[1])
             for n in range(PICTURES)
         ]
+        self._odd_files = odd_files()
+        self._odd = itertools.cycle(self._odd_files)
         node.create_timer(1 / options["rate"], self._send_raw)
         node.create_timer(0.1, self._send_packed)
         node.create_timer(0.1, self._send_fickle)
@@ -58,10 +80,10 @@ class Cameras:
         pixels = picture(camera, number, *size)
         return array.array("B", (pixels[..., ::-1] if bgr else pixels).tobytes())
 
-    def _header(self, camera: str, number: int, size: tuple[int, int]) -> Header:
-        now = self._node.get_clock().now()
-        text = frame_id(camera, number, *size, now.nanoseconds)
-        return Header(stamp=now.to_msg(), frame_id=text)
+    def _header(self, camera: str, number: int, size: tuple[int, int], ahead: int = 0) -> Header:
+        stamp = Time(nanoseconds=self._node.get_clock().now().nanoseconds + ahead)
+        text = frame_id(camera, number, *size, stamp.nanoseconds)
+        return Header(stamp=stamp.to_msg(), frame_id=text)
 
     def _send_raw(self) -> None:
         number = self.published["raw"] % PICTURES
@@ -81,8 +103,13 @@ class Cameras:
     def _send_packed(self) -> None:
         number = self.published["packed"] % PICTURES
         header = self._header("packed", number, PACKED_SIZE)
-        data = self._files[number]
-        self._packed.publish(CompressedImage(header=header, format="png", data=data))
+        data, label = self._files[number], "png"
+        if self._options["fault_every"] and self.published["packed"] % ODD_EVERY == 0:
+            header.frame_id = "no image: an answer about it has a wrong header"
+            what = next(self._odd)
+            data, label = self._odd_files[what]
+            self.faults[what] += 1
+        self._packed.publish(CompressedImage(header=header, format=label, data=data))
         self.published["packed"] += 1
 
     def _send_fickle(self) -> None:
@@ -94,15 +121,18 @@ class Cameras:
         number = self.published["fickle"] % PICTURES
         height, width = size = FICKLE_SIZES[self._turn % 2]
         bgr = bool(self._turn % 2)
+        faulty = bool(self._options["fault_every"])
+        ahead = faulty and self.published["fickle"] % AHEAD_EVERY == 0
+        self.faults["stamp an hour ahead"] += ahead
         message = Image(
-            header=self._header("fickle", number, size),
+            header=self._header("fickle", number, size, AHEAD if ahead else 0),
             height=height,
             width=width,
             encoding="bgr8" if bgr else "rgb8",
             step=3 * width,
             data=self._bytes("fickle", number, size, bgr),
         )
-        if self._options["fault_every"] and self.published["fickle"] % BROKEN_EVERY == 0:
+        if faulty and self.published["fickle"] % BROKEN_EVERY == 0:
             message.step -= 1
             self.faults["malformed picture"] += 1
         self._fickle.publish(message)

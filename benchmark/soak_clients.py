@@ -3,11 +3,13 @@
 
 Each request is checked: it ends, its header is that of a picture of the camera that was asked, not
 older than asked for, and the answer's probabilities are those of the very picture that the header
-names.
+names. A fact that is added while the node runs is told within its promise.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,7 +24,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from soak_common import (
     CAMERAS,
@@ -37,6 +39,7 @@ from soak_common import (
 )
 
 from svd_vlm_ros.action import StreamAnswer
+from svd_vlm_ros.msg import FactChanged
 from svd_vlm_ros.srv import AskScene
 
 PATIENCE = 20.0  # s after a request's timeout until it counts as lost
@@ -45,6 +48,17 @@ TOKENS = 192
 NEAR = 5e-3  # between probabilities of the same picture, computed alone or in a batch
 NAMES = "OK NO_IMAGE STALE_IMAGE BAD_REQUEST BUSY TIMEOUT CANCELED NOT_ACTIVE ERROR"
 STATUSES = {getattr(AskScene.Response, name): name for name in NAMES.split()}
+SELECTOR = "svd-cover"  # the node's default; another one's probabilities are others
+FACT_WITHIN = 15.0  # s: three periods of 1 s, and what the other faults take of the node's time
+DYING = """
+import os, rclpy
+from svd_vlm_ros.srv import AskScene
+rclpy.init()
+client = rclpy.create_node("dying").create_client(AskScene, "ask_scene")
+if client.wait_for_service(10.0):
+    client.call_async(AskScene.Request(question="describe this", max_new_tokens=64))
+os._exit(0)
+"""
 SHOWN = 10  # wrong things that are told
 
 
@@ -65,6 +79,7 @@ class Client:
             "wrong_header": self.counts["wrong_header"],
             "wrong_picture": self.counts["wrong_picture"],
             "too_old": self.counts["too_old"],
+            "facts_late": self.counts["facts_late"],
             "by_status": dict(self.by_status),
             "seconds": [percentile(ordered, share) for share in (0.5, 0.95, 0.99, 1.0)],
         }
@@ -88,6 +103,9 @@ class Clients:
         self._action = ActionClient(node, StreamAnswer, "stream_answer")
         self._state = node.create_client(ChangeState, "perception/change_state")
         self._set = node.create_client(SetParameters, "perception/set_parameters")
+        self._told = threading.Event()  # of a fact
+        latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(FactChanged, "fact_changed", lambda _: self._told.set(), latched)
         self._wanted = reference(options)
 
     def wait(self, seconds: float) -> bool:
@@ -227,7 +245,8 @@ class Clients:
             client.counts["too_old"] += 1
             self._tell(f"{(before - stamp) / 1e9:.3f} s too old: {header.frame_id}")
         wanted = self._wanted.get((camera, number, height, width))
-        if list(request.choices) == CHOICES and wanted is not None:
+        same = response.stats.selector == SELECTOR and list(request.choices) == CHOICES
+        if same and wanted is not None:
             far = max(abs(a - b) for a, b in zip(wanted, response.probabilities, strict=True))
             if far > NEAR:
                 client.counts["wrong_picture"] += 1
@@ -238,18 +257,24 @@ class Clients:
             self.wrong.append(sentence)
 
     def _operate(self, number: int) -> None:
-        """Change parameters and lifecycle, and flood the node, by turns."""
+        """Change parameters and lifecycle, add facts, flood the node, and die, by turns."""
         every = self._options["fault_every"]
         if not every or self._stopped.wait(1.3 * every):
             self._stopped.wait(0.5)
             return
-        kind = number % 3
+        kind = number % 6
         if kind == 0:
-            tokens = 64 if number % 2 else TOKENS
-            parameter = Parameter("visual_tokens", value=tokens).to_parameter_msg()
-            done = self._set.call_async(SetParameters.Request(parameters=[parameter]))
-            finished(done, PATIENCE)
+            self._set_parameter("visual_tokens", 64 if number % 4 else TOKENS)
             self.faults["visual_tokens changed"] += 1
+        elif kind == 2:
+            for selector in ("grid", SELECTOR):
+                self._set_parameter("selector", selector)
+                self._stopped.wait(1.0)
+            self.faults["selector switched"] += 1
+        elif kind == 3:
+            self._add_facts()
+        elif kind == 4:
+            self._die_in_mid_request()
         elif kind == 1:
             for change in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
                 request = ChangeState.Request(transition=Transition(id=change))
@@ -257,6 +282,27 @@ class Clients:
             self.faults["deactivated and activated"] += 1
         else:
             self._flood()
+
+    def _set_parameter(self, name: str, value: Any) -> None:
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        done = self._set.call_async(SetParameters.Request(parameters=[parameter]))
+        finished(done, PATIENCE)
+
+    def _add_facts(self) -> None:
+        """A fact that is added live is told within its promise, whatever else is asked."""
+        self._told.clear()
+        self._set_parameter("facts", ["soak"])
+        self._set_parameter("fact.soak.question", QUESTION)
+        if not self._told.wait(FACT_WITHIN) and not self._stopped.is_set():
+            self.each["ask"].counts["facts_late"] += 1
+            self._tell(f"a fact that was added live was not told within {FACT_WITHIN:g} s")
+        self._set_parameter("facts", [""])
+        self.faults["fact added"] += 1
+
+    def _die_in_mid_request(self) -> None:
+        """A client that sends a question and is gone before its answer."""
+        subprocess.run([sys.executable, "-c", DYING], check=False, timeout=PATIENCE)
+        self.faults["client died in mid-request"] += 1
 
     def _flood(self) -> None:
         """Two hundred requests at once: each must end."""

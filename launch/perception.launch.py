@@ -19,6 +19,20 @@ from launch import Condition, LaunchDescription
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare("svd_vlm_ros"), "config", "perception.yaml"])
 
 
+KINDS = {int: "a whole number such as 64", float: "a number such as 0.5"}
+
+
+def was_given(context, given, argument, kind):
+    """Whether an argument was given; a number that is none is refused by the argument's name."""
+    text = given.perform(context)
+    if text and kind in KINDS:
+        try:
+            kind(text)
+        except ValueError:
+            raise RuntimeError(f"{argument}:={text} cannot be: give {KINDS[kind]}.") from None
+    return text != ""
+
+
 def override(argument, kind=str, parameter=None):
     """Set a parameter of the node where its argument was given."""
     given = LaunchConfiguration(argument, default="")
@@ -26,7 +40,7 @@ def override(argument, kind=str, parameter=None):
         parameter or argument,
         ParameterValue(given, value_type=kind),
         # Humble has no substitution that compares.
-        condition=Condition(predicate=lambda context: given.perform(context) != ""),
+        condition=Condition(predicate=lambda context: was_given(context, given, argument, kind)),
     )
 
 

@@ -78,5 +78,6 @@ def load_parts(
         random_weights=loaded.random_weights,
         weight_bytes=weight_bytes(loaded.model),
         quantized_layers=quantized_layers(loaded.model),
+        layers=text_config(loaded.model.config).num_hidden_layers,
     )
     return loaded, info, chooses

@@ -61,6 +61,7 @@ class EngineInfo:
     shareable: bool = True
     system_prompt: str | None = None
     advice: str = ""
+    layers: int = 0  # of the language model
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from svd_vlm_ros.bags.recording import (
 from svd_vlm_ros.bags.writing import write_bag
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact, FactTracker, Observation
+from svd_vlm_ros.pictures.disk import check_writable
 from svd_vlm_ros.pictures.messages import MAX_PIXELS, to_rgb
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def check_out(out: Path, reader: Reader, work: Work) -> None:
         raise UserError(f"{out} exists already: remove it or choose another name.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent}: make it, or choose another place.")
+    check_writable(journal_path(out))
     if not work.topic.startswith("/"):
         raise UserError(f"The topic '{work.topic}' must begin with a slash.")
     if work.topic in {each.topic for each in reader.connections}:

@@ -36,8 +36,11 @@ class Journal:
             self._file.truncate(length)
             if not length:
                 self._line({"work": self._work})
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        except OSError as error:  # nothing was found yet
+            raise UserError(
+                f"Can't write {path} ({error.strerror or error}): make room or choose another "
+                "place."
+            ) from error
 
     def __enter__(self) -> Journal:
         return self

@@ -43,9 +43,11 @@ def ask(
         raise typer.BadParameter("--choices needs two or more, parted by commas: --choices yes,no")
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.pictures.disk import read_picture
+    from svd_vlm_ros.pictures.disk import check_writable, read_picture
 
     picture = read_picture(image)
+    if overlay:
+        check_writable(overlay)
     engine, load_seconds = options.load_engine(
         model, precision, selector, budget, token_cap, device
     )

@@ -37,9 +37,11 @@ def describe(
     budget = options.parse_visual_tokens(visual_tokens)
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.pictures.disk import read_picture
+    from svd_vlm_ros.pictures.disk import check_writable, read_picture
 
     picture = read_picture(image)
+    if overlay:
+        check_writable(overlay)
     engine, load_seconds = options.load_engine(
         model, precision, selector, budget, token_cap, device
     )

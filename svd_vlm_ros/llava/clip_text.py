@@ -46,6 +46,12 @@ def load_relevance(selector: TextRelevance, device: torch.device, dtype: torch.d
     return lambda features, question, _: clip(features, question)
 
 
+def check_relevance(selector: TextRelevance) -> None:
+    """Raise `UserError` where `load_relevance` would for want of files; reads no weights."""
+    if selector.relevance != "words":
+        _find(selector.clip)
+
+
 def word_relevance(features: VisualFeatures, embeddings: Tensor) -> ImageText:
     """Projected patches beside the question's word embeddings [t, hidden]."""
     if features.projected is None:

@@ -220,7 +220,7 @@ class Answerer:
         """A scene of this picture with the question's budget. Raises `RequestError` NO_IMAGE."""
         settings = self._settings()
         budget = question.visual_tokens or settings.budget
-        look = self.scenes.look(engine, question.camera, frame, budget, settings.max_image_pixels)
+        look = self.scenes.look(engine, question.camera, frame, budget, settings)
         self.count(look)
         return look
 

@@ -3,7 +3,7 @@
 
 Standing questions wait behind questions, though not for ever, and a description behind those; a
 question interrupts the description under way: it is left out, and the next period describes a newer
-picture. None is made twice of one picture.
+image. None is made twice of one image, unless other facts are to be asked about it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 
 from svd_vlm_ros.facts import FactTracker, Observation
 from svd_vlm_ros.msg import FactChanged, SceneDescription
+from svd_vlm_ros.node import parameters
 from svd_vlm_ros.node.failures import canceled
 from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
 from svd_vlm_ros.node.looking import Glance
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 QUEUE = 10  # depth of the publishers
 FACT_PATIENCE = 3  # periods that standing questions let other questions go first
+OVERDUE = 1.0  # s beyond that, after which the diagnostics say why they wait
 _QUIET = (
     Status.STALE_IMAGE,
     Status.CANCELED,
@@ -50,8 +52,7 @@ class Descriptions:
         self._node = node
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer: Timer | None = None
-        self._under_way: dict[str, Glance] = {}  # by camera; those whose end was not seen yet
-        self._words: dict[str, Job[Reply]] = {}  # by camera; facts are known, words are to follow
+        self._under_way: dict[str, Job[Reply]] = {}  # by camera; those whose end was not seen yet
         self._described: dict[str, object] = {}  # the message that was described last
         self._tracker = FactTracker()
         self._publisher = node.create_lifecycle_publisher(
@@ -80,10 +81,10 @@ class Descriptions:
         if serving is None or self._node.refuses_random_model:
             return
         for camera in serving.cameras.values():
-            latest = camera.latest
-            if camera.name in self._under_way:
-                self._leave_out_words(serving, camera.name)
+            job = self._under_way.get(camera.name)
+            if job is not None and not self._leave_out_words(serving, job):
                 continue  # the model is slower than the period
+            latest = camera.latest
             if latest is not None and latest.message is not self._described.get(camera.name):
                 self._begin(serving, camera)
 
@@ -97,26 +98,33 @@ class Descriptions:
             timeout=math.inf,
             describe=True,
         )
-        facts = settings.facts_of(camera.name)
-        glance = Glance(question, facts=facts)
-        priority = Priority.FACT if facts else Priority.DESCRIPTION
-        self._under_way[camera.name] = glance
-        patience = FACT_PATIENCE * settings.description_period if facts else math.inf
-        self._submit(serving, glance, priority, serving.looker.begin, self._begun, patience)
+        priority = Priority.FACT if settings.facts_of(camera.name) else Priority.DESCRIPTION
+        self._submit(serving, Glance(question), priority, serving.looker.begin, self._begun)
 
-    def _leave_out_words(self, serving: Serving, camera: str) -> None:
-        """End a description that questions have kept waiting for a period, once its facts are told.
+    def _patience(self, camera: str) -> float:
+        """Seconds that a look lets questions go first, by the parameters of this moment."""
+        settings = self._node.settings
+        if not settings.facts_of(camera):
+            return math.inf
+        return FACT_PATIENCE * settings.description_period
 
-        While it waited, no other facts of its camera could be asked.
+    def _leave_out_words(self, serving: Serving, job: Job[Reply]) -> bool:
+        """End a description that waits behind questions once its facts are told; whether it was.
+
+        While it waits, no further facts of its camera can be asked.
         """
-        job = self._words.get(camera)
-        if job is None or job.began is not None:
-            return
+        glance: Glance = job.subject
+        camera = glance.question.camera
+        told = glance.look is not None and job.began is None
+        if not told or not self._node.settings.facts_of(camera):
+            return False
         current = serving.inference.current
-        behind = current is not None and current.priority is Priority.QUESTION
-        waited = time.monotonic() - job.submitted
-        if behind and waited > self._node.settings.description_period:
-            job.end(canceled(job.subject))
+        asked = current is not None and current.priority is Priority.QUESTION
+        if not (asked or serving.inference.waiting(Priority.QUESTION)):
+            return False
+        job.end(canceled(glance))
+        self._over(glance)
+        return True
 
     def _submit(
         self,
@@ -125,37 +133,43 @@ class Descriptions:
         priority: Priority,
         work: Callable[[SceneEngine, Sequence[Job[Reply]]], Sequence[Reply]],
         on_end: Callable[[Serving, Glance, Reply], None],
-        patience: float = math.inf,
-    ) -> Job[Reply]:
-        job = Job(
+    ) -> None:
+        camera = glance.question.camera
+        told = glance.look is not None  # its facts; the words can wait
+        job: Job[Reply] = Job(
             work,
             priority=priority,
             failed=lambda error: serving.answerer.failed(error, glance.question),
             on_end=functools.partial(
                 self._node.in_executor, functools.partial(on_end, serving, glance)
             ),
-            patience=patience,
+            # Asked anew each time: facts that are added while it waits make it urgent.
+            patience=lambda: math.inf if told else self._patience(camera),
             subject=glance,
         )
+        self._under_way[camera] = job
         try:
             serving.inference.submit(job, limit=len(serving.cameras))
         except QueueFullError:
             self._over(glance)
-        return job
 
     def _begun(self, serving: Serving, glance: Glance, reply: Reply) -> None:
         """On the executor's thread: the facts are known, or all of it."""
         observations = self._observe(glance, reply)
-        if reply.answer is None and reply.status is Status.OK and self._node.serving is serving:
-            self._words[glance.question.camera] = self._submit(
+        told = reply.answer is None and reply.status is Status.OK
+        if not told or self._node.serving is not serving:
+            self._finished(observations, serving, glance, reply)
+        elif glance.facts != self._node.settings.facts_of(glance.question.camera):
+            self._over(glance)  # those that have come meanwhile go before the words
+            self._tick()
+        else:
+            self._submit(
                 serving,
                 glance,
                 Priority.DESCRIPTION,
                 serving.looker.finish,
                 functools.partial(self._finished, observations),
             )
-        else:
-            self._finished(observations, serving, glance, reply)
 
     def _finished(
         self,
@@ -176,9 +190,9 @@ class Descriptions:
 
     def _over(self, glance: Glance) -> None:
         camera = glance.question.camera
-        if self._under_way.get(camera) is glance:
+        job = self._under_way.get(camera)
+        if job is not None and job.subject is glance:
             del self._under_way[camera]
-            self._words.pop(camera, None)
 
     def _observe(self, glance: Glance, reply: Reply) -> list[Observation]:
         """Settle the values of the facts that were asked, and tell of those that are news."""
@@ -197,5 +211,33 @@ class Descriptions:
         return observations
 
     def facts_changed(self) -> None:
-        """The parameters that name the facts have changed: forget the values of the others."""
+        """The parameters that name the facts have changed: ask the new ones, forget the others."""
         self._tracker.keep_only(self._node.settings.facts)
+        self._described.clear()  # also about the image that there is, where no other comes
+        if self._timer is not None:
+            self._tick()
+
+    def why_facts_wait(self) -> str:
+        """Why standing questions are not asked as promised, in one sentence; "": they are."""
+        node, serving = self._node, self._node.serving
+        if serving is None:
+            return ""
+        settings = node.settings
+        if silent := parameters.silent_facts(node):
+            wanted = " and ".join(f"fact.{name}.question" for name in silent)
+            return f"Not asked yet, for want of a question: set {wanted}."
+        if settings.facts and not settings.description_period:
+            return "The facts are not asked, as description_period is 0: set it above 0."
+        now = time.monotonic()
+        for camera, job in self._under_way.items():
+            waited, most = now - job.submitted, self._patience(camera)
+            if job.began is None and waited > most + OVERDUE:
+                current = serving.inference.current
+                busy = f"{now - current.began:.1f} s" if current and current.began else "0 s"
+                return (
+                    f"The facts of camera '{camera}' wait since {waited:.1f} s, over "
+                    f"{FACT_PATIENCE} description_periods ({most:g} s), as the model is at its "
+                    f"present answer since {busy}: ask for fewer tokens, or raise "
+                    "description_period."
+                )
+        return ""

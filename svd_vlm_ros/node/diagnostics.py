@@ -37,6 +37,7 @@ class CameraFigures:
     reliable: bool
     received: int
     lost: int
+    damaged: int
     rate: float
     loss_rate: float
     arrived_ago: float | None
@@ -54,6 +55,12 @@ def model_status(
     return _status(f"{node}: model", ERROR if sentence else OK, sentence or state, facts)
 
 
+def clock_status(node: str, ros_time: float, still: str) -> DiagnosticStatus:
+    """Simulated time in seconds. `still`: why it does not go on."""
+    level, message = (WARN, still) if still else (OK, "simulated time goes on")
+    return _status(f"{node}: clock", level, message, {"ROS time (s)": f"{ros_time:.3f}"})
+
+
 def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) -> DiagnosticStatus:
     """One camera. `silence`: why it is silent; `trouble`: why a picture of it was refused."""
     if silence:
@@ -69,6 +76,7 @@ def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) 
         "picture": camera.picture,
         "pictures": camera.received,
         "lost on the way": camera.lost,
+        "damaged, of those looked at": camera.damaged,
         "rate (Hz)": f"{camera.rate:.2f}",
         "lost (Hz)": f"{camera.loss_rate:.2f}",
         "seconds since the newest arrived": _seconds(camera.arrived_ago, "none came"),

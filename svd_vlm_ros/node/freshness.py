@@ -17,15 +17,16 @@ def clock_went_back(frame: Frame, ros_now: int) -> bool:
 
 
 def image_age(frame: Frame, ros_now: int, now: float) -> float:
-    """Seconds since the picture was taken by its stamp, or since it arrived.
+    """Seconds since the image was taken by its stamp, and never less than since it arrived.
 
-    The latter where it has no stamp, or one of a time that was before the clock was set back.
-    `ros_now` in nanoseconds, `now` in `time.monotonic()`. A stamp from the future counts as 0 s
-    old.
+    The latter alone where it has no stamp, or one of a time that was before the clock was set back.
+    So a stamp ahead of the clock, or a clock that stands still, makes no image fresh for ever.
+    `ros_now` in nanoseconds, `now` in `time.monotonic()`.
     """
+    arrived = max(now - frame.arrival, 0.0)
     if frame.stamp and not clock_went_back(frame, ros_now):
-        return max((ros_now - frame.stamp) / NANOSECONDS, 0.0)
-    return max(now - frame.arrival, 0.0)
+        return max((ros_now - frame.stamp) / NANOSECONDS, arrived)
+    return arrived
 
 
 def choose_frame(
@@ -46,7 +47,7 @@ def choose_frame(
             "and publishes there.",
         )
     if question.not_before and (
-        frame.stamp < question.not_before or clock_went_back(frame, ros_now)
+        frame.taken < question.not_before or clock_went_back(frame, ros_now)
     ):
         return None
     age = image_age(frame, ros_now, now)
@@ -80,7 +81,7 @@ def late_refusal(
         )
     age = image_age(frame, ros_now, now) if frame else 0.0
     if question.not_before and frame is not None:
-        behind = (question.not_before - frame.stamp) / NANOSECONDS
+        behind = (question.not_before - frame.taken) / NANOSECONDS
         if behind > 0.0 or clock_went_back(frame, ros_now):
             older = (
                 f"is {behind:.3f} s older" if behind > 0.0 else "came before the clock went back"

@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.heap import trim
-from svd_vlm_ros.node import diagnostics
+from svd_vlm_ros.node import diagnostics, silence
 from svd_vlm_ros.node.memory import MIB, MemoryWatch
 from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status
 from svd_vlm_ros.pictures.files import picture_size
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from svd_vlm_ros.node.perception_node import PerceptionNode
 
 PERIOD = 1.0  # s
+CLOCK_STILL = 4.0  # s that ROS time may stand still, under use_sim_time
 WARN_AGAIN = 60.0  # s between two lines in the log about the same trouble
 RECENT = 60.0  # s for which a trouble is shown in the diagnostics
 TRIM = 60.0  # s after which free memory is given back to the system
@@ -55,6 +56,7 @@ class Health:
         self._logged: dict[tuple[Any, ...], tuple[float, int]] = {}  # when, and how often since
         self._counted: dict[str, tuple[float, int, int]] = {}  # camera -> when, received, lost
         self._silent: set[str] = set()
+        self._ros_time = (0, time.monotonic())  # nanoseconds, and since when
         self._memory = MemoryWatch()
         self._trimmed = time.monotonic()
         self._late: deque[float] = deque(maxlen=round(RECENT / PERIOD))
@@ -113,8 +115,11 @@ class Health:
         node = self._node
         name = node.get_fully_qualified_name().lstrip("/")
         failure = "" if node.engine else node.failure
-        fault = self._fault.recent(now)
+        fault = self._fault.recent(now) or self._why_not_alone()
         made = [diagnostics.model_status(name, node.state, failure, fault, _model_facts(node))]
+        if node.get_parameter("use_sim_time").value:
+            still = self._why_clock_stands_still(now)
+            made.append(diagnostics.clock_status(name, self._ros_time[0] / NANOSECONDS, still))
         for camera in node.cameras.values():
             unreadable = self._unreadable.get(camera.name)
             trouble = unreadable.recent(now) if unreadable else ""
@@ -123,7 +128,9 @@ class Health:
             made.append(diagnostics.camera_status(name, figures, silence, trouble))
         snapshot = node.snapshot()
         trouble, last = self._trouble.recent(now), self._trouble.sentence
-        made.append(diagnostics.request_status(name, snapshot, trouble, last))
+        if waits := node.descriptions.why_facts_wait():
+            self._warn(("facts",), waits)
+        made.append(diagnostics.request_status(name, snapshot, waits or trouble, last))
         made.append(diagnostics.latency_status(name, snapshot))
         resident, growth = self._memory.resident / MIB, self._memory.growth
         made.append(diagnostics.memory_status(name, resident, growth, max(self._late, default=0.0)))
@@ -142,13 +149,40 @@ class Health:
         self._warn(("silent", camera.name), reason)
         return reason
 
+    def _why_not_alone(self) -> str:
+        """Whether another node has this one's name; ROS lets both answer, without a word."""
+        node = self._node
+        mine = (node.get_name(), node.get_namespace())
+        others = node.get_node_names_and_namespaces().count(mine) - 1
+        if others < 1:
+            return ""
+        reason = (
+            f"There are {others + 1} nodes named {node.get_fully_qualified_name()}: requests and "
+            "parameters reach any of them. End one, or give it another name or namespace; one that "
+            "was killed is forgotten after 20 s."
+        )
+        self._warn(("name",), reason)
+        return reason
+
+    def _why_clock_stands_still(self, now: float) -> str:
+        """Why simulated time does not go on, "" where it does; warns in the log once a minute."""
+        ros_now = self._node.ros_now()
+        if ros_now != self._ros_time[0]:
+            self._ros_time = (ros_now, now)
+        seconds = now - self._ros_time[1]
+        if seconds <= CLOCK_STILL:
+            return ""
+        reason = silence.why_clock_stands_still(self._node, seconds)
+        self._warn(("clock",), reason)
+        return reason
+
     def _camera_figures(self, camera: Camera, now: float) -> diagnostics.CameraFigures:
         at, received, lost = self._counted.get(camera.name, (camera.begun, 0, 0))
         if camera.received < received:  # another one of this name: the node was configured anew
             at, received, lost = camera.begun, 0, 0
         self._counted[camera.name] = (now, camera.received, camera.lost)
         seconds = max(now - at, 1e-3)
-        latest = camera.latest
+        latest, configured = camera.latest, self._node.configured
         age = None
         if latest is not None and latest.stamp:
             age = (self._node.get_clock().now().nanoseconds - latest.stamp) / NANOSECONDS
@@ -159,6 +193,7 @@ class Health:
             reliable=camera.reliable,
             received=camera.received,
             lost=camera.lost,
+            damaged=configured.answerer.scenes.damaged[camera.name] if configured else 0,
             rate=(camera.received - received) / seconds,
             loss_rate=max(camera.lost - lost, 0) / seconds,
             arrived_ago=now - latest.arrival if latest is not None else None,

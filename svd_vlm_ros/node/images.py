@@ -4,7 +4,7 @@
 The work is done by `pictures.messages`; cv_bridge changes the colours in OpenCV's place, and calls
 the same OpenCV functions for it. Unpacking rows is always ours: cv_bridge's Python side shears
 pictures whose padded row is not a whole number of pixels, and fails on big-endian data beside
-NumPy 2. For compressed pictures cv_bridge would only call cv2.imdecode.
+NumPy 2. For compressed images cv_bridge would only call cv2.imdecode.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ raise SystemExit(0 if (converted == picture[..., ::-1]).all() else 1)
 
 
 def to_rgb(
-    message: Any, max_pixels: int = MAX_PIXELS, use_cv_bridge: bool | None = None
+    message: Any,
+    max_pixels: int = MAX_PIXELS,
+    use_cv_bridge: bool | None = None,
+    allow_damaged: bool = False,
 ) -> np.ndarray:
     """As `pictures.messages.to_rgb`; `use_cv_bridge` None takes it where it can be imported."""
     convert = cv_bridge_converter() if use_cv_bridge in (None, True) else None
-    return messages.to_rgb(message, max_pixels, convert)
+    return messages.to_rgb(message, max_pixels, convert, allow_damaged)
 
 
 @functools.lru_cache(maxsize=1)

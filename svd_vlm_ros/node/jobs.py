@@ -39,8 +39,8 @@ class Job(Generic[Result]):
     the same `key()`, and without a key there is one. `ready()` is asked before; a job that is not
     ready (its picture has not come) lets others go first. `failed(error)` makes a result of an
     exception. `on_end(result)` is called once, on the thread that ended the job. `seconds`: time
-    from now until the engine is to stop. `patience`: seconds that it lets questions go first.
-    `subject` is for `work` alone.
+    from now until the engine is to stop. `patience()`: seconds that it lets questions go first,
+    asked again and again, since what waits may become urgent. `subject` is for `work` alone.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Job(Generic[Result]):
         ready: Callable[[], bool] = lambda: True,
         key: Callable[[], Hashable] = lambda: None,
         seconds: float = float("inf"),
-        patience: float = float("inf"),
+        patience: Callable[[], float] = lambda: float("inf"),
         subject: Any = None,
     ) -> None:
         self.work = work
@@ -82,7 +82,7 @@ class Job(Generic[Result]):
     @property
     def rank(self) -> Priority:
         """Its priority; once its patience is over, that of a question that came when it did."""
-        if time.monotonic() - self.submitted > self.patience:
+        if time.monotonic() - self.submitted > self.patience():
             return min(self.priority, Priority.QUESTION)
         return self.priority
 

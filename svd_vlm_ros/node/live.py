@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rclpy.parameter import Parameter
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node import parameters
 from svd_vlm_ros.node.jobs import Job, Priority
+from svd_vlm_ros.node.settings import parse_options
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.engine import SceneEngine
+    from svd_vlm_ros.engine import EngineInfo, SceneEngine
     from svd_vlm_ros.node.configuring import Serving
     from svd_vlm_ros.node.perception_node import PerceptionNode
     from svd_vlm_ros.node.settings import Settings
 
 FEWEST_TOKENS = 16  # to which the node lowers the budget by itself
+_OF_SELECTION = frozenset({"selector", "selector_options", "visual_tokens", "energy", "token_cap"})
 _CONTROLS = 100  # changes of the engine that may wait
 
 
@@ -47,9 +48,28 @@ class Part:
         ]
 
 
+def check_selection(engine: EngineInfo, values: Mapping[str, Any]) -> None:
+    """Raise `UserError` where these parameters name a selector that the model cannot use.
+
+    All is checked that can be known without the model's weights.
+    """
+    from svd_vlm_ros.llava.clip_text import check_relevance
+    from svd_vlm_ros.selection import make_budget, make_selector
+
+    options = parse_options(option for option in values["selector_options"] if option.strip())
+    selector = make_selector(values["selector"], **options)
+    budget = make_budget(values["energy"] or values["visual_tokens"], values["token_cap"])
+    if getattr(selector, "inside", False):
+        selector.plan(engine.layers, engine.visual_tokens_total, budget)
+    elif "image_text" in selector.needs:
+        check_relevance(selector)
+
+
 def _use_selector(engine: SceneEngine, settings: Settings) -> None:
     name, options = settings.selection
-    engine.use_selector(name, token_cap=settings.token_cap, **options)
+    engine.use_selector(
+        name, visual_tokens=settings.budget, token_cap=settings.token_cap, **options
+    )
 
 
 def _use_system_prompt(engine: SceneEngine, settings: Settings) -> None:
@@ -71,19 +91,16 @@ class LiveChanges:
         self._known_good: dict[str, tuple[Serving, Settings]] = {}  # what each part obeys
 
     def check(self, changed: Sequence[Parameter]) -> None:
-        """Raise `UserError` where a selector is meant that there is not; needs a loaded engine."""
+        """Raise `UserError` where the loaded model cannot follow."""
         node = self._node
         if node.engine is None:
             return  # loading says so
-        from svd_vlm_ros.selection import selector_names
-
-        names = selector_names("all")
         cameras = {*node.cameras, ""}
+        values = {parameter.name: parameter.value for parameter in changed}
+        if not self._taking_back and not _OF_SELECTION.isdisjoint(values):
+            given = {name: node.get_parameter(name).value for name in _OF_SELECTION}
+            check_selection(node.engine, {**given, **values})
         for parameter in changed:
-            if parameter.name == "selector" and parameter.value not in names:
-                raise UserError(
-                    f"There is no selector '{parameter.value}': take one of {', '.join(names)}."
-                )
             part = parameter.name.split(".")
             if part[0] == "fact" and part[-1] == "camera" and parameter.value not in cameras:
                 raise UserError(
@@ -100,9 +117,6 @@ class LiveChanges:
             node.inference.batch_size = node.settings.batch_size
         if any(name == "facts" or name.startswith("fact.") for name in names):
             node.descriptions.facts_changed()
-            if silent := parameters.silent_facts(node):
-                wanted = " and ".join(f"fact.{name}.question" for name in silent)
-                node.get_logger().warning(f"Not asked yet, for want of a question: set {wanted}.")
         if not self._taking_back:
             for part in PARTS:
                 if not names.isdisjoint(part.names):

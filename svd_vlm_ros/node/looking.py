@@ -19,7 +19,7 @@ from svd_vlm_ros.node.change import difference, thumbnail
 from svd_vlm_ros.node.failures import canceled, refused
 from svd_vlm_ros.node.jobs import Job
 from svd_vlm_ros.node.requests import Reply, RequestError, Stats, Status
-from svd_vlm_ros.node.scenes import Look, read_picture
+from svd_vlm_ros.node.scenes import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Glance(Asked):
-    """One look on its way: what is to be asked, and what is known so far."""
+    """One look on its way: what is asked, and what is known so far.
+
+    `facts` are those of the moment at which the look begins.
+    """
 
     facts: tuple[Fact, ...] = ()
     look: Look | None = None
@@ -74,6 +77,7 @@ class Looker:
             glance.frame = glance.frame or self._answerer.choose_frame(question)
             if job.canceled or glance.frame is None:
                 return [canceled(glance)]
+            glance.facts = self._settings().facts_of(question.camera)
             again = self._look(engine, glance)
             if again is not None:
                 return [again]
@@ -112,7 +116,7 @@ class Looker:
         assert frame is not None
         camera, picture = glance.question.camera, None
         if settings.change_threshold > 0.0:
-            picture = read_picture(camera, frame, settings.max_image_pixels)
+            picture = self._answerer.scenes.read(camera, frame, settings)
             glance.small = thumbnail(picture)
             glance.key = self._key(engine, glance)
             last = self._last.get(camera)
@@ -125,7 +129,7 @@ class Looker:
                 )
         budget = glance.question.visual_tokens or settings.budget
         scenes = self._answerer.scenes
-        glance.look = scenes.look(engine, camera, frame, budget, settings.max_image_pixels, picture)
+        glance.look = scenes.look(engine, camera, frame, budget, settings, picture)
         self._answerer.count(glance.look)
         return None
 

@@ -123,7 +123,7 @@ def draw(message: Any, kept: list[Box], question: str, answer: str, max_pixels: 
 
     `kept` in pixels of the picture. Raises `UserError` where the picture cannot be read.
     """
-    picture = to_rgb(message, max_pixels)
+    picture = to_rgb(message, max_pixels, allow_damaged=True)  # it was answered
     height, width = picture.shape[:2]
     if width > MAX_WIDTH:
         factor = MAX_WIDTH / width

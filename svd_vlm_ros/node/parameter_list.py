@@ -118,6 +118,12 @@ PARAMETERS: tuple[Spec, ...] = (
         low=1,
         high=1_000_000_000,
     ),
+    Spec(
+        "allow_damaged_images",
+        False,
+        "Answer from damaged JPEGs as well, whose missing parts the decoder invents; else such an "
+        "image gets NO_IMAGE.",
+    ),
     # Questions
     Spec(
         "max_new_tokens",

@@ -100,6 +100,28 @@ def read(node: Node) -> Settings:
     return Settings(cameras=tuple(cameras), facts=tuple(facts), **values)
 
 
+def why_undeclared(node: Node, names: Iterable[str]) -> str:
+    """Why a parameter that is to be set does not exist, in one sentence; "": all exist."""
+    for name in names:
+        if node.has_parameter(name):
+            continue
+        match = _OF_GROUP.fullmatch(name)
+        if match:
+            group = f"{match[1]}s"
+            named = ", ".join(_named(node.get_parameter(group).value)) or "none"
+            if not any(spec.name == match[3] for spec in _GROUPS[match[1]]):
+                parts = ", ".join(spec.name for spec in _GROUPS[match[1]])
+                return f"There is no parameter {name}: a {match[1]} has {parts}."
+            return (
+                f"Parameter {name} is of a {match[1]} that the parameter {group} does not name "
+                f"({named} so far): add '{match[2]}' to {group} first."
+            )
+        close = difflib.get_close_matches(name, [spec.name for spec in PARAMETERS], n=1)
+        hint = f"did you mean {close[0]}?" if close else "'ros2 param list' shows those there are."
+        return f"There is no parameter {name[:60]}: {hint}"
+    return ""
+
+
 def silent_facts(node: Node) -> list[str]:
     """Names of the facts that have no question."""
     names = _named(node.get_parameter("facts").value)

@@ -16,7 +16,7 @@ seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -163,6 +163,13 @@ class PerceptionNode(BackgroundLifecycleNode):
                 self.on_fatal()
 
     # Parameters
+
+    def set_parameters_atomically(self, parameter_list: Sequence[Parameter]) -> Any:
+        """Set all of the parameters or none; see rclpy, whose sentence names none that is amiss."""
+        why = parameters.why_undeclared(self, [each.name for each in parameter_list])
+        if why:
+            return SetParametersResult(successful=False, reason=why)
+        return super().set_parameters_atomically(parameter_list)
 
     def _check_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         try:

@@ -104,6 +104,11 @@ class Frame:
         stamp = self.message.header.stamp
         return stamp.sec * NANOSECONDS + stamp.nanosec
 
+    @property
+    def taken(self) -> int:
+        """The stamp, or the arrival where the stamp lies ahead of it: no image is of later."""
+        return min(self.stamp, self.clock) if self.clock else self.stamp
+
 
 @dataclass(frozen=True)
 class Stats:

@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.images import to_rgb
 from svd_vlm_ros.node.requests import Frame, RequestError, Stats, Status
+from svd_vlm_ros.pictures.messages import DamagedError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from svd_vlm_ros.engine import Answer, Scene, SceneEngine
+    from svd_vlm_ros.node.settings import Settings
 
 Budget = int | float
 
@@ -40,6 +43,8 @@ class SceneCache:
 
     def __init__(self) -> None:
         self._scenes: dict[str, tuple[Frame, Hashable, Scene]] = {}
+        self._damaged: dict[str, Any] = {}  # the last damaged message of each camera
+        self.damaged: Counter[str] = Counter()  # by camera; those that were looked at
 
     def find(self, camera: str, frame: Frame, key: Hashable) -> Scene | None:
         """The scene of this very message and key, or None; an older scene is then let go."""
@@ -63,21 +68,26 @@ class SceneCache:
         camera: str,
         frame: Frame,
         budget: Budget,
-        max_pixels: int,
+        settings: Settings,
         picture: np.ndarray | None = None,
     ) -> Look:
-        """A scene of this picture, made where none is kept. `picture`: the frame's RGB, if known.
+        """A scene of this image, made where none is kept. `picture`: the frame's RGB, if known.
 
         Raises:
             RequestError: NO_IMAGE where the picture cannot be read.
         """
-        key = (engine.info.selector, engine.info.system_prompt, budget)
+        key = (
+            engine.info.selector,
+            engine.info.system_prompt,
+            budget,
+            settings.allow_damaged_images,
+        )
         scene = self.find(camera, frame, key)
         if scene is not None:
             return Look(frame, scene, reused=True)
         begun = time.monotonic()
         if picture is None:
-            picture = read_picture(camera, frame, max_pixels)
+            picture = self.read(camera, frame, settings)
         converted = time.monotonic()
         try:
             scene = engine.see(picture, visual_tokens=budget)
@@ -86,16 +96,22 @@ class SceneCache:
         self.keep(camera, frame, key, scene)
         return Look(frame, scene, convert_seconds=converted - begun)
 
-
-def read_picture(camera: str, frame: Frame, max_pixels: int) -> np.ndarray:
-    """The picture as uint8 [H, W, 3], RGB. Raises `RequestError` NO_IMAGE where it has none."""
-    try:
-        return to_rgb(frame.message, max_pixels)
-    except UserError as error:
-        raise RequestError(
-            Status.NO_IMAGE,
-            f"The newest picture of camera '{camera}' cannot be read: {error}; check its driver.",
-        ) from error
+    def read(self, camera: str, frame: Frame, settings: Settings) -> np.ndarray:
+        """The image as uint8 [H, W, 3], RGB. Raises `RequestError` NO_IMAGE where it has none."""
+        message = frame.message
+        try:
+            return to_rgb(
+                message, settings.max_image_pixels, allow_damaged=settings.allow_damaged_images
+            )
+        except UserError as error:
+            if isinstance(error, DamagedError) and self._damaged.get(camera) is not message:
+                self._damaged[camera] = message
+                self.damaged[camera] += 1
+            raise RequestError(
+                Status.NO_IMAGE,
+                f"The newest picture of camera '{camera}' cannot be read: {error}; check its "
+                "driver.",
+            ) from error
 
 
 def answer_stats(

@@ -45,6 +45,7 @@ class Settings:
     cameras: tuple[CameraSettings, ...]
     max_image_age: float
     max_image_pixels: int
+    allow_damaged_images: bool
     max_new_tokens: int
     request_timeout: float
     max_question_length: int

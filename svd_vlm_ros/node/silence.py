@@ -62,6 +62,20 @@ def why_silent(node: Node, camera: Camera) -> str:
     return f"{name}: {silent}: {advice}."
 
 
+def why_clock_stands_still(node: Node, seconds: float) -> str:
+    """One sentence about a /clock that has not moved for so long."""
+    publishers = _publishers(node, "/clock")
+    if not publishers:
+        return (
+            "use_sim_time is set, but nobody publishes /clock: play the bag with --clock, start "
+            "the simulator, or unset use_sim_time."
+        )
+    return (
+        f"ROS time stands still for {seconds:.0f} s, though {_named(publishers)} can publish "
+        "/clock: images grow old by their arrival; is the bag or simulator paused?"
+    )
+
+
 def is_reliable(info: Any) -> bool:
     """Whether a publisher sends lost parts again."""
     return bool(info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE)

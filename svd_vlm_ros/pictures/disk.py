@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.pictures.decoding import DamagedError, check_jpeg
 from svd_vlm_ros.pictures.files import TruncatedError, UnknownFormatError, picture_size
 from svd_vlm_ros.pictures.messages import MAX_PIXELS
 
@@ -41,11 +42,11 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def _check_file(path: Path, data: bytes) -> None:
-    """Raise `UserError` on a JPEG or PNG that is cut, broken or too large to be decoded."""
+    """Raise `UserError` on a JPEG, PNG or WebP that is cut, damaged or too large."""
     try:
         width, height = picture_size(data)
     except UnknownFormatError:
-        return  # WebP, TIFF, BMP: OpenCV decodes them whole or not at all
+        return  # TIFF, BMP: OpenCV decodes them whole or not at all
     except TruncatedError:
         raise UserError(
             f"The end of {path} is missing: copy or record the picture again."
@@ -56,6 +57,29 @@ def _check_file(path: Path, data: bytes) -> None:
         raise UserError(
             f"{path} has {width}x{height} pixels, more than {MAX_PIXELS}: make it smaller."
         )
+    try:
+        check_jpeg(data)
+    except DamagedError as error:
+        raise UserError(
+            f"{path} is a damaged JPEG ({error.reason}): copy or record the image again."
+        ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise `UserError` where a file could not be written, before hours of work. Leaves no trace.
+
+    The file is opened and not only its rights looked at: these say nothing of a read-only disk.
+    """
+    new = not path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Can't write {path} ({error.strerror or error}): choose another place."
+        ) from error
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

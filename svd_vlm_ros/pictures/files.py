@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Size and wholeness of JPEG and PNG files, read from their structure before anything is decoded.
+"""Size and wholeness of JPEG, PNG and WebP files, read from their structure before decoding.
 
 OpenCV decodes a truncated JPEG into a picture whose lower part is grey, and a small file may claim
 a picture of gigabytes, or go over the same picture thousands of times. All of it is found here, at
@@ -15,6 +15,7 @@ from svd_vlm_ros.errors import UserError
 
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+WEBP_HEAD = 30  # bytes that hold the size in each of its three forms
 # A progressive JPEG shows the picture in some ten scans. A decoder works through the whole picture
 # for each, so that a thousand scans of a few bytes each keep it busy for minutes.
 MAX_SCANS = 100
@@ -26,15 +27,15 @@ _PNG_LEAST_HEADER = 13
 
 
 class TruncatedError(UserError):
-    """The end of a JPEG or PNG file is missing."""
+    """The end of a file is missing."""
 
 
 class UnknownFormatError(UserError):
-    """The data are neither JPEG nor PNG."""
+    """The data are neither JPEG, PNG nor WebP."""
 
 
 def picture_size(data: bytes | memoryview) -> tuple[int, int]:
-    """Width and height in pixels of a whole JPEG or PNG file.
+    """Width and height in pixels of a whole JPEG, PNG or WebP file.
 
     Raises:
         TruncatedError: its end is missing.
@@ -47,9 +48,11 @@ def picture_size(data: bytes | memoryview) -> tuple[int, int]:
         return _jpeg_size(data)
     if head == PNG_START:
         return _png_size(data)
+    if head[:4] == b"RIFF" and bytes(data[8:12]) == b"WEBP":
+        return _webp_size(data)
     if not len(data):
         raise UserError("its data is empty")
-    raise UnknownFormatError("its data is neither JPEG nor PNG")
+    raise UnknownFormatError("its data is neither JPEG, PNG nor WebP")
 
 
 def _jpeg_size(data: memoryview) -> tuple[int, int]:
@@ -113,3 +116,21 @@ def _png_size(data: memoryview) -> tuple[int, int]:
             return size
         at = end + 4
     raise TruncatedError(f"it is a truncated PNG: no end chunk in its {len(data)} bytes")
+
+
+def _webp_size(data: memoryview) -> tuple[int, int]:
+    """The size in the first chunk: lossy (VP8), lossless (VP8L) or extended (VP8X)."""
+    (length,) = struct.unpack_from("<I", data, 4)
+    if len(data) < max(length + 8, WEBP_HEAD):
+        raise TruncatedError(f"it is a truncated WebP: {len(data)} of its {length + 8} bytes")
+    kind = bytes(data[12:16])
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        raise UserError("it is a broken WebP: its first chunk is none of an image")
+    return width, height

@@ -1,121 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of ROS messages to RGB arrays: the one place where pixels are converted.
+"""Images of ROS messages to RGB arrays: the one place where pixels are converted.
 
-    sensor_msgs/Image            any of `ENCODINGS`, padded rows, either byte order
-    sensor_msgs/CompressedImage  JPEG and PNG, also grey, 16-bit and with alpha
+    sensor_msgs/Image            any of `encodings.ENCODINGS`, padded rows, either byte order
+    sensor_msgs/CompressedImage  JPEG, PNG and WebP, also grey, 16-bit and with alpha
 
-Every message is checked as a whole before a pixel is touched: what is malformed raises `UserError`
-with the reason, and no input gives a wrong picture.
+Every message is checked as a whole before a pixel is touched: what is malformed or damaged raises
+`UserError` with the reason, and no input gives a wrong image as far as its format can tell.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.pictures.decoding import DamagedError, decode
+from svd_vlm_ros.pictures.encodings import (
+    ENCODINGS,
+    Encoding,
+    find_encoding,
+    shown,
+    source_encoding,
+)
 from svd_vlm_ros.pictures.files import picture_size
+
+__all__ = ["ENCODINGS", "MAX_PIXELS", "Convert", "DamagedError", "to_rgb"]
 
 Convert = Callable[[np.ndarray, str], np.ndarray]
 """(pixels, cv_bridge's name of their encoding) -> uint8 RGB [H, W, 3]"""
 
 MAX_PIXELS = 50_000_000  # default of the limit below; 50 million pixels are 150 MB of RGB
-_SHOWN = 40  # characters of a message's text that a sentence repeats
-_NUMBERS = re.compile(r"(8|16|32|64)[USF]C\d{1,3}")  # OpenCV's types, such as 32FC1 and 16UC1
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """How a pixel lies in the data, and OpenCV's conversion of it to RGB (None: it is RGB)."""
-
-    channels: int
-    itemsize: int
-    code: int | None
-    bridge_name: str  # cv_bridge of older distributions knows the yuv encodings by these names only
-    columns_even: bool = False  # two pixels share their colour
-    mosaic: bool = False
-
-
-def _bayer(name: str, code: int) -> _Encoding:
-    return _Encoding(1, 1, code, name, mosaic=True)
-
-
-_UYVY = _Encoding(2, 1, cv2.COLOR_YUV2RGB_UYVY, "yuv422", columns_even=True)
-_YUYV = _Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2, "yuv422_yuy2", columns_even=True)
-
-# OpenCV names a Bayer pattern by the second row's second and third pixel, ROS by the first two
-# rows' first two.
-ENCODINGS: dict[str, _Encoding] = {
-    "rgb8": _Encoding(3, 1, None, "rgb8"),
-    "bgr8": _Encoding(3, 1, cv2.COLOR_BGR2RGB, "bgr8"),
-    "rgba8": _Encoding(4, 1, cv2.COLOR_RGBA2RGB, "rgba8"),
-    "bgra8": _Encoding(4, 1, cv2.COLOR_BGRA2RGB, "bgra8"),
-    "mono8": _Encoding(1, 1, cv2.COLOR_GRAY2RGB, "mono8"),
-    "mono16": _Encoding(1, 2, cv2.COLOR_GRAY2RGB, "mono16"),
-    "bayer_rggb8": _bayer("bayer_rggb8", cv2.COLOR_BayerBG2RGB),
-    "bayer_bggr8": _bayer("bayer_bggr8", cv2.COLOR_BayerRG2RGB),
-    "bayer_gbrg8": _bayer("bayer_gbrg8", cv2.COLOR_BayerGR2RGB),
-    "bayer_grbg8": _bayer("bayer_grbg8", cv2.COLOR_BayerGB2RGB),
-    "yuv422": _UYVY,
-    "uyvy": _UYVY,
-    "yuv422_yuy2": _YUYV,
-    "yuyv": _YUYV,
-}
+# Sensors of 12 and 14 bits are sent in 16, and many drivers leave the upper bits empty.
+_BITS = (12, 14, 16)
+# ITU-R BT.601 of limited range, as OpenCV's other conversions of YUV: (Y, U, V, 1) to (R, G, B).
+_BT601 = np.array([[1.164, 0.0, 1.596, 0.0], [1.164, -0.391, -0.813, 0.0], [1.164, 2.018, 0, 0.0]])
+_BT601[:, 3] = -_BT601[:, :3] @ (16.0, 128.0, 128.0)
 
 
 def to_rgb(
-    message: Any, max_pixels: int = MAX_PIXELS, convert: Convert | None = None
+    message: Any,
+    max_pixels: int = MAX_PIXELS,
+    convert: Convert | None = None,
+    allow_damaged: bool = False,
 ) -> np.ndarray:
-    """The picture of a sensor_msgs Image or CompressedImage as uint8 [H, W, 3], RGB, contiguous.
+    """The image of a sensor_msgs Image or CompressedImage as uint8 [H, W, 3], RGB, contiguous.
 
     The array may share the message's memory (rgb8 without padding), so treat it as read-only.
 
     `max_pixels` bounds H * W and is checked before anything is decoded. `convert`: what changes the
-    colours of raw pictures in OpenCV's place. Raises `UserError` whose sentence names what is wrong
-    with the message.
+    colours of raw images in OpenCV's place. Raises `UserError` whose sentence names what is wrong
+    with the message, `DamagedError` on a damaged JPEG unless `allow_damaged`.
     """
     if hasattr(message, "encoding"):
         return _raw_to_rgb(message, max_pixels, convert)
-    return _compressed_to_rgb(message, max_pixels)
+    return _compressed_to_rgb(message, max_pixels, allow_damaged)
 
 
 def _raw_to_rgb(message: Any, max_pixels: int, convert: Convert | None) -> np.ndarray:
-    encoding = ENCODINGS.get(message.encoding)
-    if encoding is None:
-        raise UserError(_refused_encoding(message.encoding))
-    pixels = _unpack(message, encoding, max_pixels)
+    encoding = find_encoding(message.encoding)
+    pixels = _to_8_bit(_unpack(message, encoding, max_pixels))
+    if encoding.chroma == 2.0:
+        return _nv24_to_rgb(pixels)
     if encoding.code is None:
         return pixels
-    if convert is not None:
+    if convert is not None and encoding.bridge_name:
         return convert(pixels, encoding.bridge_name)
-    return _to_rgb8(pixels, encoding.code)
+    return cv2.cvtColor(pixels, encoding.code)
 
 
-def _refused_encoding(name: str) -> str:
-    if _NUMBERS.fullmatch(name):
-        return (
-            f"its encoding '{name}' holds plain numbers such as distances (NaN among them), not "
-            "colours: choose the topic of a colour picture"
-        )
-    return f"its encoding '{_shown(name)}' is not one of {', '.join(ENCODINGS)}"
+def _nv24_to_rgb(rows: np.ndarray) -> np.ndarray:
+    """A row of luma for each pixel row, then twice as many bytes of U and V by turns."""
+    height, width = rows.shape[0] // 3, rows.shape[1]
+    chroma = rows[height:].reshape(height, width, 2)
+    return cv2.transform(np.dstack([rows[:height], chroma]), _BT601)
 
 
-def _shown(text: str) -> str:
-    """A text out of a message as a log can bear it: short, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN])
-
-
-def _unpack(message: Any, encoding: _Encoding, max_pixels: int) -> np.ndarray:
+def _unpack(message: Any, encoding: Encoding, max_pixels: int) -> np.ndarray:
     """The pixels as [H, W] or [H, W, channels], native byte order, rows without padding."""
     width, height, step = message.width, message.height, message.step
     _check_size(width, height, max_pixels)
     if encoding.columns_even and width % 2:
         raise UserError(f"its width {width} is odd, but {message.encoding} stores pixels in pairs")
+    if encoding.rows_even and height % 2:
+        raise UserError(f"its height {height} is odd, but {message.encoding} stores rows in pairs")
     if encoding.mosaic and min(width, height) < 2:
         raise UserError(
             f"its size {width}x{height} is too small for the pattern {message.encoding}"
@@ -126,6 +96,7 @@ def _unpack(message: Any, encoding: _Encoding, max_pixels: int) -> np.ndarray:
             f"its step is {step} bytes, but a row of {width} pixels in {message.encoding} has {row}"
         )
     data = np.frombuffer(message.data, np.uint8)
+    height = int(height * (1 + encoding.chroma))  # rows of bytes
     whole = height * step
     # Some drivers leave out the padding of the last row.
     if not whole - (step - row) <= data.size <= whole:
@@ -136,7 +107,7 @@ def _unpack(message: Any, encoding: _Encoding, max_pixels: int) -> np.ndarray:
     rows = np.ascontiguousarray(rows)
     if encoding.itemsize == 2:
         words = rows.view(">u2" if message.is_bigendian else "<u2")
-        return words.astype(np.uint16, copy=False)
+        rows = words.astype(np.uint16, copy=False)
     return rows if encoding.channels == 1 else rows.reshape(height, width, encoding.channels)
 
 
@@ -150,40 +121,47 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _to_rgb8(pixels: np.ndarray, code: int) -> np.ndarray:
-    return cv2.cvtColor(_to_8_bit(pixels), code)
-
-
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """16-bit values over 257, rounded: 65535 becomes 255. 8-bit pixels are left as they are."""
-    if pixels.dtype == np.uint16:
-        return cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
-    return pixels
+    """16-bit values brought into 8 bits, rounded; the fewest of `_BITS` that hold them are white.
+
+    So 65535 becomes 255, and 4095 too where nothing is brighter. 8-bit pixels are left as they are.
+    """
+    if pixels.dtype != np.uint16:
+        return pixels
+    brightest = int(pixels.max())
+    white = next((1 << bits) - 1 for bits in _BITS if brightest < 1 << bits)
+    return cv2.convertScaleAbs(pixels, alpha=255.0 / white)
 
 
-def _compressed_to_rgb(message: Any, max_pixels: int) -> np.ndarray:
+def _compressed_to_rgb(message: Any, max_pixels: int, allow_damaged: bool) -> np.ndarray:
+    source = source_encoding(message.format)
     data = memoryview(message.data).cast("B")
     width, height = picture_size(data)
     _check_size(width, height, max_pixels)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
+    pixels = decode(data, allow_damaged)
     if pixels is None or pixels.shape[:2] != (height, width):
         raise UserError(
-            f"its {len(data)} bytes of {_shown(message.format) or 'data'} cannot be decoded"
+            f"its {len(data)} bytes of {shown(message.format) or 'data'} cannot be decoded"
         )
     if pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(f"its pixels are of type {pixels.dtype}, not 8 or 16 bits")
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1:
-        return _to_rgb8(pixels.reshape(height, width), _grey_code(message.format, width, height))
-    return _to_rgb8(pixels, cv2.COLOR_BGRA2RGB if channels == 4 else cv2.COLOR_BGR2RGB)
+    if pixels.ndim == 2:
+        return cv2.cvtColor(_to_8_bit(pixels), _grey_code(source, pixels, message.format))
+    pixels = _to_8_bit(pixels)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB) if pixels.shape[2] == 4 else pixels
 
 
-def _grey_code(label: str, width: int, height: int) -> int:
-    """A grey file is grey, unless its format says "bayer_...; jpeg compressed": then a mosaic."""
-    source = ENCODINGS.get(re.split(r"[;\s]", label, maxsplit=1)[0])
-    if source is not None and source.mosaic and source.code is not None and min(width, height) > 1:
-        return source.code
+def _grey_code(source: Encoding | None, pixels: np.ndarray, label: str) -> int:
+    """A grey file is grey, unless its format says "bayer_...; jpeg compressed": then a mosaic.
+
+    Raises `UserError` on a 16-bit one whose format does not say what it is: distances are sent so.
+    """
+    grey = source if source is not None and source.channels == 1 and not source.chroma else None
+    if pixels.dtype == np.uint16 and (grey is None or grey.itemsize != 2):
+        raise UserError(
+            f"its format '{shown(label)}' does not say whether its 16-bit grey is brightness or "
+            "distances: publish it as 'mono16; png compressed'"
+        )
+    if grey is not None and grey.mosaic and grey.code is not None and min(pixels.shape) > 1:
+        return grey.code
     return cv2.COLOR_GRAY2RGB

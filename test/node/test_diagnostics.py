@@ -97,6 +97,7 @@ FIGURES = CameraFigures(
     reliable=False,
     received=100,
     lost=0,
+    damaged=0,
     rate=30.0,
     loss_rate=0.0,
     arrived_ago=0.01,

@@ -22,13 +22,14 @@ def message(encoding: str, padding: int = 0) -> SimpleNamespace:
     """A message of noise, its rows with `padding` bytes of rubbish behind them."""
     known = ENCODINGS[encoding]
     row = WIDTH * known.channels * known.itemsize
+    rows = int(HEIGHT * (1 + ENCODINGS[encoding].chroma))
     return SimpleNamespace(
         height=HEIGHT,
         width=WIDTH,
         encoding=encoding,
         is_bigendian=0,
         step=row + padding,
-        data=RNG.integers(0, 256, HEIGHT * (row + padding), np.uint8).tobytes(),
+        data=RNG.integers(0, 256, rows * (row + padding), np.uint8).tobytes(),
     )
 
 

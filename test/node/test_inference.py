@@ -121,7 +121,9 @@ def test_patience_ends_and_gives_the_turn_of_a_question(
         ("q2", Priority.QUESTION, 0.0),
     ]:
         job, _ = make_job(
-            lambda engine, job, name=name: order.append(name), priority, patience=patience
+            lambda engine, job, name=name: order.append(name),
+            priority,
+            patience=lambda patience=patience: patience,
         )
         jobs.append(job)
         thread.submit(job, 10)

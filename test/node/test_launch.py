@@ -77,3 +77,11 @@ def test_what_is_given_goes_before_the_file(
     said = launch(f"params_file:={file}", *given)
     assert f"svd-vlm download {model}'" in said
     assert "model:=scout" in said
+
+
+@pytest.mark.parametrize(("argument", "kind"), [("visual_tokens", "whole"), ("energy", "number")])
+def test_a_number_that_is_none_is_refused_by_name(
+    ros_domain: int, argument: str, kind: str
+) -> None:
+    said = launch(f"{argument}:=abc")
+    assert f"{argument}:=abc cannot be: give a {kind}" in said

@@ -154,6 +154,15 @@ def test_live_changes_reach_the_next_request(robot: Robot) -> None:
         ("cameras", ["other"], "not active"),
         ("camera.camera.topic", "elsewhere", "not active"),
         ("selector_options", ["fast"], "name=value"),
+        ("selector_options", ["rank=banana"], "has no option 'rank'"),
+        ("selector", "nobodys", "There is no selector 'nobodys'"),
+        ("selector", "trim", "svd-vlm download"),
+        ("selector", "cdpruner", "svd-vlm download"),
+        ("fact.door.question", "is it open?", "add 'door' to facts first"),
+        ("fact.door.colour", "red", "a fact has question, choices, camera"),
+        ("camera.left.topic", "left", "add 'left' to cameras first"),
+        ("max_new_token", 3, "did you mean max_new_tokens?"),
+        ("nonsense", 3, "There is no parameter nonsense"),
         ("autostart", False, "read-only"),
         ("visual_tokens", 0, "Min: 1, Max: 65535"),
         ("energy", 1.5, "Min: 0.0, Max: 1.0"),
@@ -165,6 +174,20 @@ def test_refused_changes(robot: Robot, name: str, value: object, named: str) -> 
     done, reason = set_parameter(robot, name, value)
     assert not done
     assert named in reason
+
+
+@pytest.mark.parametrize("selector", ["fastv", "pyramiddrop", "sparsevlm", "atp"])
+def test_a_selector_that_the_budget_does_not_allow_is_refused(robot: Robot, selector: str) -> None:
+    """And as little a budget that the selector in use does not allow."""
+    assert set_parameter(robot, "visual_tokens", 1) == (True, "")
+    done, reason = set_parameter(robot, "selector", selector)
+    assert not done, reason
+    assert robot.node.settings.selector == "svd-cover"
+    assert set_parameter(robot, "visual_tokens", 576) == (True, "")
+    assert set_parameter(robot, "selector", selector) == (True, "")
+    assert not set_parameter(robot, "visual_tokens", 1)[0]
+    assert set_parameter(robot, "selector", "svd-cover") == (True, "")
+    assert set_parameter(robot, "visual_tokens", 192) == (True, "")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_every_request_ends_and_is_about_the_right_picture(ros_domain: int, tmp_
     report = json.loads(Path(f"{out}.json").read_text())
     assert run.returncode == 0, f"{run.stderr}\n{report['ended']}\n{log[-3000:]}"
     totals, each = report["totals"], report["clients"]["each"]
-    for harm in ("lost", "wrong_header", "wrong_picture", "too_old"):
+    for harm in ("lost", "wrong_header", "wrong_picture", "too_old", "facts_late"):
         assert totals[harm] == 0, report["clients"]["wrong"]
     assert all(client["sent"] for client in each.values())
     assert each["ask"]["by_status"]["OK"]

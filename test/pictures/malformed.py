@@ -21,12 +21,11 @@ CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "mono8": 1, "mono16": 2, "bayer_rg
 UNKNOWN = (
     "",
     "rgb9",
-    "RGB8",
     "jpeg",
     "32FC1",
     "16UC1",
     "64FC3",
-    "nv21",
+    "nv42",
     "rgb8\x00",
     "\x1b[31m",
     "é",
@@ -102,7 +101,7 @@ def compressed_messages(number: int, seed: int) -> Iterator[tuple[str, SimpleNam
         elif why == "scans":
             data = jpeg_of_scans(files["progressive"], int(rng.integers(200, 400)))
         else:
-            data = _file(str(rng.choice([".bmp", ".webp"])), pixels)
+            data = _file(str(rng.choice([".bmp", ".tiff"])), pixels)
         label = str(
             rng.choice(["jpeg", "png", "", "rgb8; jpeg compressed bgr8", "\x1b[2J", "é" * 99])
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.pictures.disk import read_picture, write_picture
+from svd_vlm_ros.pictures.messages import to_rgb
 
 
 @pytest.fixture
@@ -102,3 +104,29 @@ def test_unknown_endings_and_folders_that_are_not_there(tmp_path: Path, noise: n
         write_picture(tmp_path / "picture.txt", noise)
     with pytest.raises(UserError, match="Can't write"):
         write_picture(tmp_path / "nowhere" / "picture.png", noise)
+
+
+def turned(jpeg: bytes, orientation: int) -> bytes:
+    """The JPEG with this orientation in its EXIF data."""
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    segment = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_files_are_turned_upright_and_topics_are_not(
+    tmp_path: Path, noise: np.ndarray, orientation: int, turns: int
+) -> None:
+    data = turned(encoded(".jpg", noise[..., ::-1]), orientation)
+    stored = to_rgb(SimpleNamespace(format="jpeg", data=data))
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read_picture(path), np.rot90(stored, turns))
+
+
+def test_a_damaged_jpeg_file_is_refused(tmp_path: Path, noise: np.ndarray) -> None:
+    data = encoded(".jpg", noise)
+    path = tmp_path / "damaged.jpg"
+    path.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    with pytest.raises(UserError, match=r"is a damaged JPEG \(.*\): copy or record"):
+        read_picture(path)

@@ -114,6 +114,69 @@ def test_yuv422(encoding: str, padding: int) -> None:
     assert np.abs(got - wanted.clip(0, 255)).max() <= 1.5
 
 
+@pytest.mark.parametrize(
+    ("encoding", "padding"), [("nv12", 0), ("nv12", 4), ("nv21", 0), ("nv21", 4), ("nv24", 0)]
+)
+def test_semi_planar(encoding: str, padding: int) -> None:
+    """All luma, then U and V by turns (nv21: V and U), for each pixel or for each four."""
+    luma = RNG.integers(16, 236, (HEIGHT, WIDTH)).astype(np.uint8)
+    every = 1 if encoding == "nv24" else 2
+    u, v = RNG.integers(16, 241, (2, HEIGHT // every, WIDTH // every)).astype(np.uint8)
+    pair = (v, u) if encoding == "nv21" else (u, v)
+    chroma = np.stack(pair, axis=-1).reshape(-1, WIDTH)  # nv24: two rows of bytes a pixel row
+    rows = np.vstack([luma, chroma])
+    message = raw(rows, encoding, padding)
+    message.height = HEIGHT
+    y = 1.164 * (luma.astype(float) - 16)
+    u, v = (p.repeat(every, 0).repeat(every, 1).astype(float) - 128 for p in (u, v))
+    wanted = np.stack([y + 1.596 * v, y - 0.813 * v - 0.391 * u, y + 2.018 * u], axis=-1)
+    assert np.abs(to_rgb(message) - wanted.clip(0, 255)).max() <= 1.5
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("rgb16", [0, 1, 2]), ("bgr16", [2, 1, 0]), ("bgra16", [2, 1, 0])]
+)
+def test_colours_of_16_bits(encoding: str, order: list[int], big: bool) -> None:
+    values = noise(4 if "a" in encoding else 3, np.uint16)
+    values[0, 0] = 65535
+    message = raw(values.astype(">u2" if big else "<u2"), encoding, 2, big)
+    np.testing.assert_array_equal(to_rgb(message), to_8_bit(values)[..., order])
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_bayer_of_16_bits(name: str) -> None:
+    mosaic = noise(1)
+    mosaic[0, 0] = 255
+    wide = raw(mosaic.astype(np.uint16) * 257, f"bayer_{name}16")
+    np.testing.assert_array_equal(to_rgb(wide), to_rgb(raw(mosaic, f"bayer_{name}8")))
+
+
+@pytest.mark.parametrize("white", [4095, 16383, 65535])
+def test_the_range_of_16_bit_values(white: int) -> None:
+    """Sensors of 12 and 14 bits leave the upper bits empty; white is white all the same."""
+    values = np.array([[white, white // 2], [0, white // 4]], np.uint16)
+    got = to_rgb(raw(values[..., None], "mono16"))[..., 0]
+    np.testing.assert_allclose(got.astype(int), [[255, 127], [0, 64]], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("8UC1", "mono8"), ("8UC3", "bgr8"), ("8UC4", "bgra8"), ("RGB8", "rgb8"), ("YUYV", "yuyv")],
+)
+def test_other_names_of_encodings(name: str, same: str) -> None:
+    channels = {"mono8": 1, "bgr8": 3, "rgb8": 3, "bgra8": 4, "yuyv": 2}[same]
+    pixels = noise(channels)
+    np.testing.assert_array_equal(to_rgb(raw(pixels, name)), to_rgb(raw(pixels, same)))
+
+
+def test_odd_sizes_of_semi_planar_images_are_refused() -> None:
+    message = raw(noise(1), "nv12")
+    message.height = 5
+    with pytest.raises(UserError, match="its height 5 is odd"):
+        to_rgb(message)
+
+
 def test_last_row_may_lack_its_padding() -> None:
     pixels = noise(3)
     message = raw(pixels, "rgb8", padding=5)
@@ -138,7 +201,8 @@ def test_jpeg() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_png(channels: int, dtype: type) -> None:
     pixels = noise(channels, dtype)
-    got = to_rgb(compressed(encode(".png", pixels), "png"))
+    label = "mono16; png compressed " if dtype is np.uint16 else "png"
+    got = to_rgb(compressed(encode(".png", pixels), label))
     wanted = np.repeat(pixels, 3, 2) if channels == 1 else pixels[..., 2::-1]
     np.testing.assert_array_equal(got, wanted if dtype is np.uint8 else to_8_bit(wanted))
 
@@ -190,7 +254,7 @@ def test_malformed_image_is_named(change: dict, named: str) -> None:
     ("data", "named"),
     [
         (b"", "empty"),
-        (b"garbage", "neither JPEG nor PNG"),
+        (b"garbage", "neither JPEG, PNG nor WebP"),
         (b"\xff\xd8", "truncated JPEG"),
         (b"\xff\xd8\xff\xd9", "truncated JPEG"),
         (b"\xff\xd8abcdef", "broken JPEG"),
@@ -214,6 +278,6 @@ def test_every_truncation_is_noticed(extension: str) -> None:
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 def test_size_is_checked_before_decoding(extension: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(extension, np.zeros((200, 300, 3), np.uint8))
-    monkeypatch.setattr(messages.cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(messages, "decode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(UserError, match="300x200 is over the limit of 59999 pixels"):
         to_rgb(compressed(data), max_pixels=59_999)

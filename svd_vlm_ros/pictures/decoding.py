@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files within CompressedImage messages, decoded to RGB: JPEG, PNG and WebP.
+
+A decoder fills what is missing of a damaged JPEG by guessing and goes on, with a warning at most.
+Here such an image is refused: simplejpeg (libjpeg-turbo) turns the warnings into errors; OpenCV
+prints them to stderr and Pillow drops them. A PNG has checksums, which `files` has compared.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.pictures.files import JPEG_START
+
+
+class DamagedError(UserError):
+    """A part of the image is missing or changed; `reason` in the decoder's words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"it is a damaged JPEG ({reason}), of which a decoder would invent a part: check the "
+            "camera's cable and bandwidth, or set the parameter allow_damaged_images"
+        )
+        self.reason = reason
+
+
+def decode(data: memoryview, allow_damaged: bool = False) -> np.ndarray | None:
+    """The pixels of a file, None where it cannot be decoded.
+
+    Returns:
+        RGB uint8 or uint16 [H, W, 3], with alpha [H, W, 4], or grey [H, W]; orientation as stored.
+
+    Raises:
+        DamagedError: it is a damaged JPEG, unless `allow_damaged`.
+    """
+    if bytes(data[: len(JPEG_START)]) == JPEG_START:
+        return _decode_jpeg(data, strict=not allow_damaged)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] == 1:
+        return pixels[..., 0]
+    code = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(pixels, code)
+
+
+def check_jpeg(data: bytes) -> None:
+    """Raise `DamagedError` on a damaged JPEG; its smallest form is decoded."""
+    if data.startswith(JPEG_START):
+        _decode_jpeg(memoryview(data), strict=True, smallest=True)
+
+
+def _decode_jpeg(data: memoryview, strict: bool, smallest: bool = False) -> np.ndarray | None:
+    try:
+        grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if grey or smallest else "RGB",
+            strict=strict,
+            min_height=int(smallest),
+            min_width=int(smallest),
+        )
+    except ValueError as error:
+        if not strict:
+            return None
+        raise DamagedError(" ".join(str(error).split())[:80]) from error
+    return pixels[..., 0] if grey else pixels
