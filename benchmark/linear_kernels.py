@@ -123,9 +123,8 @@ def seconds(product: Product, rows: Tensor) -> float:
 @torch.inference_mode()
 def main() -> None:
     torch.manual_seed(0)
-    print(
-        f"{cpu_name()} ({cpu_class()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    threads = torch.get_num_threads()
+    print(f"{cpu_name()} ({cpu_class()}), {threads} threads, torch {torch.__version__}")
     for inputs, outputs in SHAPES:
         weight = torch.randn(outputs, inputs) * 0.02
         name = str(DTYPE).removeprefix("torch.")
