@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     parser.add_argument("--prepare", action="store_true", help="make files, measure nothing")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the workers, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # shows what there is, as Ctrl-C does
     setup = Setup(
         folder=options.folder.resolve(),
         python=options.python,
@@ -183,7 +183,7 @@ def main() -> None:
         "threads": options.threads,
         "restricted to": "AVX2" if setup.avx2 else None,
         "layers": options.layers,
-        "rounds": options.rounds,
+        "rounds": max(len(worker.figures) for worker in workers),
         "load": load,
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -217,6 +217,8 @@ def measure(workers: list[Worker], rounds: int, memory: float, most: float) -> N
                     worker.stop()
                 if sum(other.resident for other in workers) + most > memory:
                     worker.stop()
+    except KeyboardInterrupt:
+        say("interrupted: this is what was measured until then")
     finally:
         for worker in workers:
             worker.stop()
