@@ -231,7 +231,7 @@ class Descriptions:
         now = time.monotonic()
         for camera, job in self._under_way.items():
             waited, most = now - job.submitted, self._patience(camera)
-            if job.began is None and waited > most + OVERDUE:
+            if waited > most + OVERDUE:  # also where the words of an older image take that long
                 current = serving.inference.current
                 busy = f"{now - current.began:.1f} s" if current and current.began else "0 s"
                 return (

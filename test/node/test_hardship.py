@@ -197,7 +197,8 @@ def test_the_clock_jumps_back(robot: Robot) -> None:
         tick(1000)
         shown(2, 1000)
         reply = robot.ask(max_image_age=5.0)
-        assert (reply.status, reply.stats.image_age) == (Reply.OK, 0.0)
+        assert reply.status == Reply.OK
+        assert reply.stats.image_age < 5.0  # by the steady clock, as simulated time stands still
         tick(1010)
         assert robot.ask(max_image_age=5.0, timeout=0.2).status == Reply.STALE_IMAGE
         tick(100)

@@ -28,6 +28,7 @@ NOT_IN_ROSDEP = {
     "bitsandbytes",
     "huggingface_hub",
     "safetensors",
+    "simplejpeg",
     "tokenizers",
     "torch",
     "transformers",

@@ -197,7 +197,7 @@ def test_planning_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd="/", timeout=60, check=True)
 
 
-def test_this_cpu_is_planned_from_one_layer(monkeypatch):
+def test_this_cpu_is_planned_from_one_layer(monkeypatch, tmp_path):
     from svd_vlm_ros.llava import layer_speed
 
     speeds = {"fp32": (0.05, 0.01, 0.01), "bf16": (0.05, 0.006, 0.01)}
@@ -207,7 +207,7 @@ def test_this_cpu_is_planned_from_one_layer(monkeypatch):
         "_measure",
         lambda _, some, stock: {each: layer_speed.LayerSpeed(*speeds[each]) for each in some},
     )
-    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     few, many = (
         json.loads(CliRunner().invoke(app, [*PLAN_HERE, "--json", *more]).stdout)
         for more in (("--visual-tokens", "16"), ("--visual-tokens", "576"))
