@@ -158,7 +158,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
     parser.add_argument("--prepare", action="store_true", help="make files, measure nothing")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # shows what there is, as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     setup = Setup(
         folder=options.folder.resolve(),
         python=options.python,
@@ -222,6 +223,13 @@ def measure(workers: list[Worker], rounds: int, memory: float, most: float) -> N
     finally:
         for worker in workers:
             worker.stop()
+
+
+def interrupt(*_: object) -> None:
+    """Stop measuring. Once: `timeout` signals a process and its group, which are two signals."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def largest(layers: int) -> float:

@@ -89,9 +89,11 @@ class Ours:
 
 
 def _kind(layer: torch.nn.Module) -> str:
-    """The dtype of a layer's weights, or its class where they are laid out in no tensor."""
-    weight = getattr(layer, "weight", None)
-    return _short(weight.dtype) if isinstance(weight, torch.Tensor) else type(layer).__name__
+    """The dtype of a layer's weights; the class of a layer that keeps them in no tensor."""
+    weight, kind = getattr(layer, "weight", None), type(layer).__name__
+    if isinstance(weight, torch.Tensor):
+        return _short(weight.dtype)
+    return "fp16" if kind == "PackedHalf" else kind
 
 
 def _short(dtype: torch.dtype) -> str:
