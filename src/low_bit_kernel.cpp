@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of float rows and weights of 8 or 4 bits, for CPUs without AVX-512.
+// Products of float rows and weights of 8 or 4 bits, for CPUs that torch and bitsandbytes have no fast ones for.
 //
 //     y[r, n] = sum_k x[r, k] w[n, k] + bias[n]
 //
@@ -13,7 +13,7 @@
 //     NF4   32 bytes a step: [8 outputs][4 inputs], low nibbles for outputs 0 to 7, high ones for 8 to 15.
 //           Scales: float16 [panel][block][16 outputs].
 //
-// This file is compiled once for each instruction set (CMakeLists.txt); `packed_kernels.py` chooses what the CPU has.
+// This file is compiled once for each instruction set (CMakeLists.txt); `kernels.py` chooses what the CPU has.
 // Plain C functions over pointers, so that no version of torch or Python is built in. OpenMP, since torch has brought
 // its runtime into the process already: one pool of threads serves both.
 
@@ -22,7 +22,7 @@
 #include <cstring>
 
 #if defined(__AVX2__)
-#include <immintrin.h>
+#include <immintrin.h>  // AVX-512, too
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
@@ -33,14 +33,57 @@ constexpr int kPanel = 16;
 constexpr int kBlock = 64;
 constexpr int kStep = 4;
 constexpr int kSteps = kBlock / kStep;
-constexpr int kTile = 4;                   // rows whose sums stay in registers together
 constexpr int64_t kCached = 384 * 1024;    // bytes of rounded rows that pass by a panel at a time: they stay in L2
 constexpr int64_t kChunk = 128;            // and no more rows than this
 constexpr int64_t kTogether = 64 * 1024;   // products below which waking a second thread costs more than it saves
 
-#if defined(__AVX2__)
+#if defined(__AVX512VNNI__)
 
-constexpr int kLanes = 8;  // outputs of one register of sums
+constexpr int kLanes = 16;  // outputs of one register of sums
+constexpr int kTile = 8;    // rows whose sums stay in registers together
+using Bytes = __m512i;
+using Sums = __m512i;
+using Floats = __m512;
+
+inline Bytes four(const int8_t *row) {  // the same 4 inputs for each output
+  int32_t word;
+  std::memcpy(&word, row, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+inline Sums start(int32_t value) { return _mm512_set1_epi32(value); }
+inline Bytes load(const uint8_t *from) { return _mm512_loadu_si512(from); }
+inline void store(uint8_t *to, Bytes bytes) { _mm512_storeu_si512(to, bytes); }
+inline Floats load(const float *from) { return _mm512_loadu_ps(from); }
+inline void store(float *to, Floats numbers) { _mm512_storeu_ps(to, numbers); }
+inline Floats half(const uint16_t *from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+inline Floats times(Floats numbers, float factor) { return _mm512_mul_ps(numbers, _mm512_set1_ps(factor)); }
+inline Floats plus(Floats total, Sums sums, Floats factors) {
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), factors, total);
+}
+inline Floats product(Floats one, Floats other) { return _mm512_mul_ps(one, other); }
+inline Floats all(float value) { return _mm512_set1_ps(value); }
+
+// Weights are unsigned here: their zero lies at kZero, which `starts` takes back.
+constexpr int kInt8Limit = 127, kInt8Zero = 128, kNf4Zero = 127, kNf4One = 127;
+using Level = uint8_t;
+inline Sums dot(Sums sums, Bytes weights, Bytes inputs) { return _mm512_dpbusd_epi32(sums, weights, inputs); }
+inline Bytes table(const Level *levels) {
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i *>(levels)));
+}
+// A step of NF4: 32 bytes of codes to 64 levels.
+inline void open_step(Bytes table, const uint8_t *stored, uint8_t *room) {
+  const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(stored));
+  const Bytes both = _mm512_inserti64x4(_mm512_castsi256_si512(codes), _mm256_srli_epi16(codes, 4), 1);
+  store(room, _mm512_shuffle_epi8(table, _mm512_and_si512(both, _mm512_set1_epi8(15))));
+}
+inline Bytes as_stored(Bytes levels) { return levels; }
+
+#elif defined(__AVX2__)
+
+constexpr int kLanes = 8;
+constexpr int kTile = 4;
 using Bytes = __m256i;
 using Sums = __m256i;
 using Floats = __m256;
@@ -62,11 +105,9 @@ inline Floats times(Floats numbers, float factor) { return _mm256_mul_ps(numbers
 inline Floats plus(Floats total, Sums sums, Floats factors) {
   return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), factors, total);
 }
-inline Floats plus(Floats one, Floats other) { return _mm256_add_ps(one, other); }
 inline Floats product(Floats one, Floats other) { return _mm256_mul_ps(one, other); }
 inline Floats all(float value) { return _mm256_set1_ps(value); }
 
-// Weights are unsigned here: their zero lies at kZero, which `starts` takes back.
 #if defined(__AVXVNNI__)
 constexpr int kInt8Limit = 127;
 inline Sums dot(Sums sums, Bytes weights, Bytes inputs) { return _mm256_dpbusd_avx_epi32(sums, weights, inputs); }
@@ -92,6 +133,7 @@ inline Bytes as_stored(Bytes levels) { return levels; }
 #elif defined(__ARM_FEATURE_DOTPROD)
 
 constexpr int kLanes = 4;
+constexpr int kTile = 4;
 using Bytes = int8x16_t;
 using Sums = int32x4_t;
 using Floats = float32x4_t;
@@ -109,7 +151,6 @@ inline void store(float *to, Floats numbers) { vst1q_f32(to, numbers); }
 inline Floats half(const uint16_t *from) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
 inline Floats times(Floats numbers, float factor) { return vmulq_n_f32(numbers, factor); }
 inline Floats plus(Floats total, Sums sums, Floats factors) { return vfmaq_f32(total, vcvtq_f32_s32(sums), factors); }
-inline Floats plus(Floats one, Floats other) { return vaddq_f32(one, other); }
 inline Floats product(Floats one, Floats other) { return vmulq_f32(one, other); }
 inline Floats all(float value) { return vdupq_n_f32(value); }
 
@@ -126,6 +167,17 @@ inline Bytes as_stored(Bytes levels) { return veorq_s8(levels, vdupq_n_s8(-128))
 #endif
 
 constexpr int kVectors = kPanel / kLanes;  // registers of one panel
+
+#if !defined(__AVX512VNNI__)
+inline void open_step(Bytes table, const uint8_t *stored, uint8_t *room) {
+  constexpr int half = kVectors / 2;
+  for (int v = 0; v < half; ++v) {
+    const Bytes codes = load(stored + v * sizeof(Bytes));
+    store(room + v * sizeof(Bytes), look_up(table, low(codes)));
+    store(room + (half + v) * sizeof(Bytes), look_up(table, high(codes)));
+  }
+}
+#endif
 
 constexpr int kNf4Limit = 127;
 
@@ -229,14 +281,7 @@ struct Nf4 {
   }
   const uint8_t *open(const uint8_t *stored, uint8_t *room) const {
     const Bytes known = table(levels);
-    constexpr int half = kVectors / 2;
-    for (int step = 0; step < kSteps; ++step) {
-      for (int v = 0; v < half; ++v) {
-        const Bytes codes = load(stored + (step * half + v) * sizeof(Bytes));
-        store(room + (step * kVectors + v) * sizeof(Bytes), look_up(known, low(codes)));
-        store(room + (step * kVectors + half + v) * sizeof(Bytes), look_up(known, high(codes)));
-      }
-    }
+    for (int step = 0; step < kSteps; ++step) open_step(known, stored + step * kBytes, room + step * 2 * kBytes);
     return room;
   }
   void factors(int64_t panel, int64_t block, int64_t blocks, Floats *into) const {
@@ -258,6 +303,10 @@ void multiply_panel(const Kind &kind, const uint8_t *weights, const float *bias,
     int64_t row = first;
     for (; row + kTile <= end; row += kTile)
       add_block<kTile>(bytes, rows, row, block, factors, totals + (row - first) * kPanel);
+    if (kTile > 4 && row + 4 <= end) {
+      add_block<4>(bytes, rows, row, block, factors, totals + (row - first) * kPanel);
+      row += 4;
+    }
     if (row + 2 <= end) {
       add_block<2>(bytes, rows, row, block, factors, totals + (row - first) * kPanel);
       row += 2;

@@ -27,6 +27,7 @@ RESTRICTION = "ATEN_CPU_CAPABILITY"  # torch's own variable: default, avx2 or av
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
 NEON_DOT = frozenset({"asimddp"})
+BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last one is ARM's
 
 
 @functools.cache
@@ -71,12 +72,12 @@ def has_avx512() -> bool:
 
 
 def computes_bfloat16() -> bool:
-    """Whether products in bfloat16 are as fast as in float32, or faster.
+    """Whether this CPU has instructions for products in bfloat16.
 
-    With AVX-512 they are, also where oneDNN converts on the way; with AVX2 alone torch took seven
-    times as long for them (`docs/performance.md`).
+    Elsewhere torch converts on the way: beside float32 products took two and a half times as long
+    with AVX-512 and seven times with AVX2 (`docs/performance.md`).
     """
-    return has_avx512() or "bf16" in instructions()
+    return bool(instructions() & BFLOAT16)
 
 
 def available_memory() -> int | None:

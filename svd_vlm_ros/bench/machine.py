@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.bench.samples import seconds_of
-from svd_vlm_ros.cpu import cpu_class, cpu_name, has_avx512
+from svd_vlm_ros.cpu import computes_bfloat16, cpu_class, cpu_name
 from svd_vlm_ros.llava import kernels
 from svd_vlm_ros.llava.packed import multiplies_bytes, pack, packs_bfloat16
 
@@ -81,7 +81,7 @@ def _memory_seconds(device: torch.device) -> tuple[float, float]:
     read = seconds_of(lambda: matrix @ vector, device, 0.5)
     if device.type != "cpu":
         return copied, read
-    if has_avx512() and packs_bfloat16():
+    if computes_bfloat16() and packs_bfloat16():
         layer = nn.Linear(4096, COPY_BYTES // 2 // 4096, bias=False, dtype=torch.bfloat16)
         layers = nn.Sequential(layer)
         pack(layers)

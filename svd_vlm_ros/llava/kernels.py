@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The package's own products by weights of 8 and 4 bits (`src/low_bit_kernel.cpp`), over ctypes.
 
-For CPUs without AVX-512, where neither torch nor bitsandbytes has fast ones: `docs/performance.md`
+For CPUs without bfloat16, where neither torch nor bitsandbytes has fast ones: `docs/performance.md`
 has the figures. The layout of the weights is said in the source.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from svd_vlm_ros.cpu import AVX2, NEON_DOT, instructions
+from svd_vlm_ros.cpu import AVX2, AVX512, NEON_DOT, instructions
 
 LIBRARY = Path(__file__).with_name("libsvd_vlm_kernels.so")
 PANEL, BLOCK, STEP = 16, 64, 4  # outputs, inputs with a common scale, inputs of one instruction
@@ -26,6 +26,7 @@ Kind = Literal["int8", "nf4"]
 
 # What a kernel was compiled for, the fastest first, and the features that it needs.
 KERNELS = {
+    "avx512vnni": AVX2 | AVX512 | {"avx512_vnni"},
     "avxvnni": AVX2 | {"avx_vnni"},
     "avx2": AVX2,
     "neon": NEON_DOT,

@@ -7,12 +7,14 @@ rows of a question or the one of a token it takes longer than the product. Here 
 out once, when it is loaded. It takes no memory: each layer's own weights are let go before the next
 is laid out. Which way is fast depends on the CPU (`docs/performance.md` has the figures):
 
-* With AVX-512: bfloat16 by oneDNN, the same numbers to the last bit; int8 by oneDNN with VNNI
-  instructions, bitsandbytes' weights, scales and levels. NF4 and float32 stay as they are.
-* Without: int8 and NF4 by this package's own kernels (AVX2, AVX-VNNI, NEON with dot product); what
-  is not quantized beside them in float16 with float32 activations, by FBGEMM. In float32 the large
-  layers of the language model are laid out, by oneDNN; the tower, which always reads hundreds of
-  rows, and small layers, where the call costs more than the product, are not.
+* With instructions for bfloat16: bfloat16 by oneDNN, the same numbers to the last bit. NF4 stays
+  with bitsandbytes, which has fast products for such CPUs alone, and float32 as it is.
+* Without: NF4 by this package's own kernels (AVX2, VNNI, NEON with dot product), and what is not
+  quantized in float16 with float32 activations, by FBGEMM (with AVX-512 the tower stays float32).
+  In float32 the large layers of the language model are laid out, by oneDNN; the tower, which always
+  reads hundreds of rows, and small layers, where the call costs more than the product, are not.
+* int8: with AVX-512 and VNNI by oneDNN, bitsandbytes' weights, scales and levels; else by this
+  package's kernels.
 
 All stays as it was loaded where an operator is missing or a probe finds it not exact. Import this
 only after `precision.import_bitsandbytes()` where layers are quantized.
@@ -28,7 +30,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from svd_vlm_ros.cpu import has_avx512
+from svd_vlm_ros.cpu import computes_bfloat16, has_avx512
 from svd_vlm_ros.llava import kernels, packed_layers
 from svd_vlm_ros.llava.packed_layers import (
     LEVELS,
@@ -110,14 +112,16 @@ def _maker(name: str, layer: nn.Linear, beside_quantized: bool) -> Maker | None:
             return PackedInt8
         return BlockInt8 if multiplies_bytes() else None
     if kind == "Linear4bit":
-        return BlockNf4 if not has_avx512() and multiplies_bytes() else None
+        return BlockNf4 if not computes_bfloat16() and multiplies_bytes() else None
     if type(layer) is not nn.Linear:
         return None
     if dtype == torch.bfloat16 and has_avx512() and packs_bfloat16():
         return PackedLinear
-    if dtype == torch.float32 and not has_avx512():
+    if dtype == torch.float32 and not computes_bfloat16():
         if beside_quantized:
-            return PackedHalf if packs_half() else None
+            # For the hundreds of rows of the tower FBGEMM is slower than float32 with AVX-512.
+            stays = has_avx512() and "vision_tower" in name
+            return PackedHalf if packs_half() and not stays else None
         large = layer.weight.numel() >= LARGE and "language_model" in name
         return PackedLinear if large and packs_float32() else None
     return None

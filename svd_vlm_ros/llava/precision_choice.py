@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from svd_vlm_ros.cpu import available_memory, computes_bfloat16, cpu_class
+from svd_vlm_ros.cpu import available_memory, computes_bfloat16, cpu_class, has_avx512
 from svd_vlm_ros.llava.layer_speed import LayerSpeed, layer_speeds
 from svd_vlm_ros.llava.packed import packs_half
 from svd_vlm_ros.llava.precision import (
@@ -99,9 +99,10 @@ def cpu_bytes(model: Llava, precision: str) -> float:
 
 
 def cpu_floats(precision: str) -> Floats:
-    """Where bfloat16 is emulated activations take 32 bits, and what is not quantized 16 or 32."""
+    """Where bfloat16 is emulated activations take 32 bits, what is not quantized 16 or 32."""
     if precision in QUANTIZED and not computes_bfloat16():
-        return Floats(matrix=2 if packs_half() else 4, activation=4)
+        half = 2 if packs_half() else 4
+        return Floats(matrix=half, activation=4, tower=4 if has_avx512() else half)
     return floats_of(precision)
 
 

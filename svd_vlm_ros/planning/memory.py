@@ -25,12 +25,14 @@ class Floats:
     """Bytes of a number that is not quantized.
 
     Attributes:
-        matrix: in the matrices of tower, projector, output head, and of an unquantized decoder.
+        matrix: in the matrices of projector, output head, and of an unquantized decoder.
         activation: in activations, KV cache, embedding and norms.
+        tower: in the matrices of the vision tower; None: as `matrix`.
     """
 
     matrix: int
     activation: int
+    tower: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def weight_parts(model: Llava, precision: str, floats: Floats | None = None) -> 
     text = model.decoder
     decoder = linear_bytes(text, precision) + size.activation * text.norm_weights
     return [
-        Part("vision tower", size.matrix * model.tower.weights),
+        Part("vision tower", (size.tower or size.matrix) * model.tower.weights),
         Part("projector", size.matrix * model.projector_weights),
         Part("embedding", size.activation * text.embedding_weights),
         Part("decoder", decoder),

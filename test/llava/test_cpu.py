@@ -9,7 +9,8 @@ from svd_vlm_ros import cpu
 ZEN3 = "avx avx2 fma f16c"
 N100 = f"{ZEN3} avx_vnni"
 SKYLAKE = f"{ZEN3} avx512f avx512bw avx512vl avx512dq"
-GENOA = f"{SKYLAKE} avx512_vnni avx512_bf16"
+TIGER_LAKE = f"{SKYLAKE} avx512_vnni"
+GENOA = f"{TIGER_LAKE} avx512_bf16"
 SAPPHIRE = f"{GENOA} amx_tile amx_bf16"
 
 
@@ -26,7 +27,8 @@ def features(monkeypatch):
     [
         (ZEN3, "AVX2, no bf16", False),
         (N100, "AVX2 with AVX-VNNI, no bf16", False),
-        (SKYLAKE, "AVX-512, no bf16", True),
+        (SKYLAKE, "AVX-512, no bf16", False),
+        (TIGER_LAKE, "AVX-512 with VNNI, no bf16", False),
         (GENOA, "AVX-512 with VNNI, bf16", True),
         (SAPPHIRE, "AVX-512 with VNNI and AMX, bf16", True),
         ("asimd asimdhp", "NEON, no bf16", False),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers laid out for the CPU: the same products, the same weights, the way back.
 
-What is laid out depends on the CPU's class, so each test says for both classes what it expects, and
+What is laid out depends on the CPU's class, so each test says for all classes what it expects, and
 runs in the one at hand; `ATEN_CPU_CAPABILITY=avx2` makes an AVX-512 CPU one without.
 """
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from svd_vlm_ros.cpu import AVX2, has_avx512, instructions
+from svd_vlm_ros.cpu import AVX2, computes_bfloat16, has_avx512, instructions
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava import kernels, packed, packed_layers, precision
 from svd_vlm_ros.llava.loading import load_llava
@@ -21,23 +21,24 @@ PROBES = (
     *(packed.packs_bfloat16, packed.packs_float32, packed.packs_half),
     *(packed.packs_int8, packed.multiplies_bytes),
 )
-VNNI = "avx512_vnni" in instructions()
+VNNI = has_avx512() and "avx512_vnni" in instructions()
 X86 = instructions() >= AVX2
-INT8 = packed_layers.PackedInt8 if has_avx512() and VNNI else packed_layers.BlockInt8
+INT8 = packed_layers.PackedInt8 if VNNI else packed_layers.BlockInt8
 HALF = packed_layers.PackedHalf if X86 else nn.Linear
-# precision: what decoder layers and all others are on this CPU
+BFLOAT16 = (packed_layers.PackedLinear if has_avx512() else nn.Linear,) * 3
+# precision: what layers of the decoder, the tower, and the output head are on this CPU
 EXPECTED = (
     {
-        "fp32": (nn.Linear, nn.Linear),
-        "bf16": (packed_layers.PackedLinear, packed_layers.PackedLinear),
-        "int8": (INT8, packed_layers.PackedLinear),
+        "fp32": (nn.Linear,) * 3,
+        "bf16": BFLOAT16,
+        "int8": (INT8, *BFLOAT16[1:]),
     }
-    if has_avx512()
+    if computes_bfloat16()
     else {
-        "fp32": (packed_layers.PackedLinear if X86 else nn.Linear, nn.Linear),
-        "bf16": (nn.Linear, nn.Linear),
-        "int8": (INT8, HALF),
-        "int4": (packed_layers.BlockNf4, HALF),
+        "fp32": (packed_layers.PackedLinear if X86 else nn.Linear, nn.Linear, nn.Linear),
+        "bf16": BFLOAT16,
+        "int8": (INT8, nn.Linear if has_avx512() else HALF, HALF),
+        "int4": (packed_layers.BlockNf4, nn.Linear if has_avx512() else HALF, HALF),
     }
 )
 
@@ -75,8 +76,8 @@ def layers(model):
 
 def test_each_layer_is_what_this_class_of_cpu_multiplies_fastest(pair):
     _, laid_out, chosen = pair
-    inside, outside = EXPECTED[chosen]
-    assert [type(layer) for layer in layers(laid_out)] == [inside, inside, outside, outside]
+    inside, tower, head = EXPECTED[chosen]
+    assert [type(layer) for layer in layers(laid_out)] == [inside, inside, tower, head]
 
 
 @torch.inference_mode()
@@ -127,11 +128,11 @@ def test_the_layers_that_were_loaded_come_back(pair):
 def test_weights_are_counted_as_they_are_held(pair):
     plain, laid_out, chosen = pair
     wanted = precision.weight_bytes(plain)
-    if EXPECTED[chosen][1] is packed_layers.PackedHalf:
+    if HALF in EXPECTED[chosen]:
         wanted -= 2 * sum(
             layer.in_features * layer.out_features
-            for layer in plain.modules()
-            if type(layer) is nn.Linear
+            for theirs, layer in zip(plain.modules(), laid_out.modules(), strict=True)
+            if type(theirs) is nn.Linear and type(layer) is HALF
         )
     assert precision.weight_bytes(laid_out) == pytest.approx(wanted, rel=0.02)
 

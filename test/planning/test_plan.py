@@ -70,7 +70,7 @@ def test_weights_are_those_that_are_loaded(precision):
     model = load_llava("random:tiny", precision=precision, device="cpu").model
     sizes = llava_from_config("tiny", model.config.to_dict())
     quantized = precision in ("int8", "int4")
-    floats = Floats(4, 4) if quantized and not computes_bfloat16() else None
+    floats = Floats(matrix=4, activation=4) if quantized and not computes_bfloat16() else None
     parts = weight_parts(sizes, precision, floats)
     # Buffers and bitsandbytes' code tables come on top; in a model this small they show.
     assert sum(part.bytes for part in parts) == pytest.approx(weight_bytes(model), rel=0.03)
