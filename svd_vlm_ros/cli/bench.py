@@ -17,6 +17,7 @@ import typer
 from svd_vlm_ros.bench import STOCK
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import print_json, print_warning, stderr, stdout
+from svd_vlm_ros.cli.processes import environment
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 
@@ -150,12 +151,18 @@ def _resolve(
     return list(dict.fromkeys(found)), stock_precision(sizes, place) if stock == AUTO else stock
 
 
+# Paths among its arguments are relative to the current folder, so it runs there; but a checkout in
+# that folder would hide the installed package, which has the kernels.
+_BENCH = "import sys; sys.path.remove(''); from svd_vlm_ros.cli.main import main; main()"
+
+
 def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     """Measure one precision in a process of its own, so that none counts another's memory."""
     done = subprocess.run(
-        [sys.executable, "-m", "svd_vlm_ros.cli.main", "bench", *words, "--json"],
+        [sys.executable, "-c", _BENCH, "bench", *words, "--json"],
         stdout=subprocess.PIPE,
         text=True,
+        env=environment(),
         check=False,
     )
     if done.stdout.strip():

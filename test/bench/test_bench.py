@@ -19,7 +19,9 @@ from svd_vlm_ros.bench.memory import Peak, in_use
 from svd_vlm_ros.bench.report import add_speedups, markdown, tables
 from svd_vlm_ros.bench.samples import Spread
 from svd_vlm_ros.bench.stock import Stock
+from svd_vlm_ros.cli.bench import _BENCH
 from svd_vlm_ros.cli.main import app
+from svd_vlm_ros.cli.processes import environment
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.files import find_folder
@@ -230,6 +232,16 @@ def test_the_command_writes_its_tables_after_each_precision(svd_vlm, tmp_path):
     assert written["records"][1]["answers"][1]["speedup"]["answer"] > 0
     assert written["command"].startswith("svd-vlm bench --model random:tiny")
     assert "| stock 576 |" in (tmp_path / "a" / "b.md").read_text()
+
+
+def test_a_checkout_in_the_current_folder_is_not_measured(tmp_path):
+    decoy = tmp_path / "svd_vlm_ros"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise SystemExit('not the installed package')")
+    command = [sys.executable, "-c", _BENCH, "bench", "--help"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "--precision" in ran.stdout
 
 
 def test_what_was_measured_is_not_lost_with_what_fails(monkeypatch, tmp_path):
