@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from peers_common import IMAGE_SIZE, main
 
-from svd_vlm_ros.llava.files import scout_folder
-from svd_vlm_ros.llava.heap import give_back
-from svd_vlm_ros.llava.language import LanguageModel
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.packed import pack
-from svd_vlm_ros.llava.preprocess import Framing, Picture
-from svd_vlm_ros.llava.random import build_random, random_config
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.heap import give_back
+from svd_vlm_ros.models.files import scout_folder
+from svd_vlm_ros.models.language.model import LanguageModel
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.preprocess import Framing, Picture
+from svd_vlm_ros.models.llava.random import build_random, random_config
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.weights.packed import pack
 
 
 @torch.no_grad()

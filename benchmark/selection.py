@@ -35,10 +35,10 @@ from statistics import median
 import torch
 
 from svd_vlm_ros.cpu import cpu_class, cpu_name
-from svd_vlm_ros.llava.clip_text import word_relevance
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.preprocess import preprocess
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.models.llava.clip_text import word_relevance
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.preprocess import preprocess
+from svd_vlm_ros.models.llava.vision import VisionTower
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene

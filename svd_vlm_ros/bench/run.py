@@ -94,8 +94,8 @@ def measure(
         UserError: the model, the precision or a row is not to be had.
     """
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.llava.loading import find_sizes, resolve_device
-    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision
+    from svd_vlm_ros.models.llava.loading import find_sizes, resolve_device
+    from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision
 
     record = {} if record is None else record
     device = resolve_device(settings.device)
@@ -150,8 +150,8 @@ def _measure_tables(
 ) -> None:
     from transformers import AutoProcessor
 
-    from svd_vlm_ros.llava.files import find_folder
-    from svd_vlm_ros.llava.precision_choice import cpu_floats
+    from svd_vlm_ros.models.files import find_folder
+    from svd_vlm_ros.models.weights.precision_choice import cpu_floats
 
     loaded = engine.loaded  # stock shares the weights
     shared: dict[str, Any] = {

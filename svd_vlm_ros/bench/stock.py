@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.bench.samples import now
-from svd_vlm_ros.llava.layer_speed import layer_speeds
-from svd_vlm_ros.llava.precision import QUANTIZED, import_bitsandbytes
-from svd_vlm_ros.llava.precision_choice import cpu_candidates, fitting_precisions
+from svd_vlm_ros.models.weights.layer_speed import layer_speeds
+from svd_vlm_ros.models.weights.precision import QUANTIZED, import_bitsandbytes
+from svd_vlm_ros.models.weights.precision_choice import cpu_candidates, fitting_precisions
 from svd_vlm_ros.planning.shapes import Llava
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.llava.loading import LoadedLlava
+    from svd_vlm_ros.models.llava.loading import LoadedLlava
 
 
 def stock_precision(model: Llava, device: torch.device) -> str:

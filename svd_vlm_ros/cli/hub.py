@@ -93,8 +93,8 @@ def fetch_config(model: HubModel) -> None:
     """
     from huggingface_hub import hf_hub_download
 
-    from svd_vlm_ros.llava.files import read_json
-    from svd_vlm_ros.llava.loading import check_architecture
+    from svd_vlm_ros.models.files import read_json
+    from svd_vlm_ros.models.llava.loading import check_architecture
 
     file = next(file for file in model.files if file.name == "config.json")
     for _ in range(2):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
-from svd_vlm_ros.llava.preprocess import Framing
+from svd_vlm_ros.models.llava.preprocess import Framing
 from svd_vlm_ros.selection import Need, VisualFeatures, make_selector, selector_kind
 
 

@@ -53,7 +53,7 @@ def check_selection(engine: EngineInfo, values: Mapping[str, Any]) -> None:
 
     All is checked that can be known without the model's weights.
     """
-    from svd_vlm_ros.llava.clip_text import check_relevance
+    from svd_vlm_ros.models.llava.clip_text import check_relevance
     from svd_vlm_ros.selection import make_budget, make_selector
 
     options = parse_options(option for option in values["selector_options"] if option.strip())

@@ -7,8 +7,8 @@ import torch
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.packed import unpacked
-from svd_vlm_ros.llava.writer import Writer
+from svd_vlm_ros.models.language.writer import Writer
+from svd_vlm_ros.models.weights.packed import unpacked
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 
@@ -164,7 +164,7 @@ def test_the_system_prompt_is_read_once(engine, checkpoint):
 
 def test_a_long_answer_outgrows_its_room(engine, scene, monkeypatch):
     whole = engine.ask(scene, QUESTIONS[0], max_new_tokens=200)
-    monkeypatch.setattr("svd_vlm_ros.llava.language.ROOM", 1)
+    monkeypatch.setattr("svd_vlm_ros.models.language.model.ROOM", 1)
     engine._language._cache.begin(None, 1)
     engine._language._cache._allocate(1)
     cramped = engine.ask(engine.see(WIDE), QUESTIONS[0], max_new_tokens=200)

@@ -9,12 +9,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from svd_vlm_ros.llava.clip_text import word_relevance
-from svd_vlm_ros.llava.files import scout_folder
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.preprocess import preprocess
-from svd_vlm_ros.llava.projector import token_rows
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.models.files import scout_folder
+from svd_vlm_ros.models.llava.clip_text import word_relevance
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.preprocess import preprocess
+from svd_vlm_ros.models.llava.projector import token_rows
+from svd_vlm_ros.models.llava.vision import VisionTower
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, Encoder, VisualFeatures, make_selector, selector_names

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from svd_vlm_ros.llava.projector import token_rows
+from svd_vlm_ros.models.llava.projector import token_rows
 from svd_vlm_ros.selection import Budget, make_selector
 
 GRID = (4, 6)
