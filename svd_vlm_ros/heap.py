@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 
 
 def give_back() -> None:
@@ -20,14 +21,13 @@ def give_back() -> None:
 
 
 @functools.cache
-def keep_libraries() -> None:
-    """Import what models need, and take all that is there by then from the collector, once.
+def keep_libraries(module: str) -> None:
+    """Import what a model needs, and take all that is there by then from the collector, once.
 
     torch and transformers leave hundreds of thousands of objects that live as long as the process.
     Each full collection would look through them: 0.3 s in which nobody is answered.
     """
-    import transformers.models.llava.modeling_llava  # noqa: F401
-
+    importlib.import_module(module)
     gc.collect()
     gc.freeze()
 
@@ -35,8 +35,8 @@ def keep_libraries() -> None:
 def trim() -> None:
     """Let the C library return what is free, some milliseconds.
 
-    Pictures of many megabytes come and go between small things that stay, in the heaps of several
-    threads. Without this the holes between them grow for hours. Does nothing where the library has
+    Images of many megabytes come and go between small things that stay, in the heaps of several
+    threads. Without this the holes between them grow for hours. Does nothing if the library has
     no such function.
     """
     with contextlib.suppress(OSError, AttributeError):

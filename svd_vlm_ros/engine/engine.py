@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: see a picture once, ask about it many times. No ROS in it, and no network.
+"""The engine: see an image once, ask about it many times. No ROS in it, and no network.
 
     engine = SceneEngine.load("scout", precision="int8", visual_tokens=64)
     scene = engine.see(image)                        # uint8 [H, W, 3], RGB
     engine.ask(scene, "what is the ground?").text    # "grass"
     engine.choose(scene, "is the path clear?", ["yes", "no"]).probabilities
 
-SVD-Prune chooses tokens by the picture alone, so that everything up to the question is computed
-once: `see` encodes, selects and projects, and the language model reads the picture together with
+SVD-Prune chooses tokens by the image alone, so that everything up to the question is computed
+once: `see` encodes, selects and projects, and the language model reads the image together with
 the first question. Each further one continues from there, and questions that wait together are
 answered in one batch. A selector that looks at the question can't share: then `see` encodes, and
 each question does the rest for itself (`Scene.shareable`).
 
-`loading` brings the parts, `scenes` makes scenes, `answers` answers, `values` has the values.
+`loading` brings the parts, `scenes` makes scenes, `answers` answers, `values` has the values. What
+a model is stands in `svd_vlm_ros.models.interface`.
 """
 
 from __future__ import annotations
@@ -26,29 +27,35 @@ import numpy as np
 import torch
 
 from svd_vlm_ros.defaults import SELECTOR
-from svd_vlm_ros.engine.answers import Asker
+from svd_vlm_ros.engine.answers import Answerer
 from svd_vlm_ros.engine.loading import load_parts
-from svd_vlm_ros.engine.scenes import Looker, Rule
+from svd_vlm_ros.engine.scenes import SceneMaker, SelectorInUse
 from svd_vlm_ros.engine.values import (
     Answer,
-    AnswerTimings,
     EngineInfo,
     Scene,
-    SceneTimings,
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.language.model import LanguageModel
-from svd_vlm_ros.models.llava.loading import IMAGE_TOKEN, LoadedLlava
-from svd_vlm_ros.models.llava.preprocess import Framing, check_image
-from svd_vlm_ros.models.llava.prompt import DESCRIBE, Prompt, check_text
-from svd_vlm_ros.selection import Budget, Need, VisualFeatures, make_budget, make_selector
+from svd_vlm_ros.models.images import Framing, check_image
+from svd_vlm_ros.models.interface import LoadedModel, Prompt
+from svd_vlm_ros.models.prompt import check_text
+from svd_vlm_ros.selection import (
+    Budget,
+    Need,
+    Selector,
+    VisualFeatures,
+    make_budget,
+    make_selector,
+)
 
-__all__ = ["Answer", "AnswerTimings", "EngineInfo", "Scene", "SceneEngine", "SceneTimings"]
+DESCRIBE = "Describe the scene."
+
+__all__ = ["DESCRIBE", "SceneEngine"]
 
 
 class SceneEngine:
-    """A LLaVA with a selector of visual tokens. Make one with `load`.
+    """A vision language model with a selector of visual tokens. Make one with `load`.
 
     One thread owns an engine: it is not locked, and two calls at once would share its device. A
     `Scene` may be looked at by any thread, but be asked by that one only.
@@ -59,22 +66,24 @@ class SceneEngine:
 
     def __init__(
         self,
-        loaded: LoadedLlava,
+        loaded: LoadedModel,
         info: EngineInfo,
-        selector: Any,
+        selector: Selector,
         system_prompt: str | None = None,
-        compiled: bool | str = False,
     ) -> None:
         budget = make_budget(info.visual_tokens, info.token_cap)
-        self._selector = selector
-        self._rule = Rule.of(selector, loaded, info.visual_tokens_total, budget)
-        self._loaded: LoadedLlava | None = loaded
-        self._language = LanguageModel(loaded.model, compiled)
-        text = _plain(system_prompt)
-        self.info = replace(info, shareable=self._rule.shareable, system_prompt=text)
+        self._loaded: LoadedModel | None = loaded
+        self._encoder, self._language = loaded.encoder(), loaded.language_model()
+        self.info = replace(info, layers=self._language.layers, system_prompt=_plain(system_prompt))
+        self._chosen = self._fitting(selector, budget)
+        self.info = replace(self.info, shareable=self._chosen.shareable)
         self._prompt = _make_prompt(loaded, info.context, system_prompt)
-        self._looker = Looker(loaded, self._language, self._prompt.before, info.aspect)
-        self._asker = Asker(loaded, self._language, self._prompt, self._looker, info.context)
+        self._scenes = SceneMaker(
+            loaded, self._encoder, self._language, self._prompt.before, info.aspect
+        )
+        self._answerer = Answerer(
+            loaded, self._language, self._scenes.connector, self._prompt, info.context
+        )
 
     @classmethod
     def load(
@@ -91,7 +100,6 @@ class SceneEngine:
         cpu_threads: int = 0,
         selector_options: dict[str, Any] | None = None,
         seed: int = 0,
-        compile: bool = False,  # noqa: A002
     ) -> SceneEngine:
         """Load a model. Nothing is ever fetched.
 
@@ -104,19 +112,17 @@ class SceneEngine:
             visual_tokens: an int is the number of tokens to keep; a float in (0, 1] an energy: as
                 many as it takes, at most `token_cap`.
             token_cap: see `visual_tokens`.
-            device: auto (CUDA where there is one), cpu, cuda or cuda:N.
-            aspect: "pad" shows the whole picture, "crop" only its middle square.
+            device: auto (CUDA if there is one), cpu, cuda or cuda:N.
+            aspect: "pad" shows the whole image, "crop" only its middle square.
             system_prompt: a text in front of the conversation; None: none.
             cpu_threads: threads of torch and of the kernels, for the whole process; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
-            compile: on CUDA, write the tokens of single answers through CUDA graphs; the first
-                answer then takes minutes. Not measured on a GPU.
 
         Raises:
             UserError: the model is not on this machine, or an argument is out of its range.
         """
-        loaded, info, chooses = load_parts(
+        loaded, info, chosen = load_parts(
             model,
             precision=precision,
             selector=selector,
@@ -127,25 +133,24 @@ class SceneEngine:
             cpu_threads=cpu_threads,
             selector_options=selector_options,
             seed=seed,
-            compiled=compile,
         )
-        return cls(loaded, info, chooses, system_prompt, compile)
+        return cls(loaded, info, chosen, system_prompt)
 
     @torch.inference_mode()
     def see(self, image: np.ndarray, *, visual_tokens: int | float | None = None) -> Scene:
-        """Look at a picture.
+        """Look at an image.
 
         Args:
             image: uint8 [H, W, 3], RGB. It is not changed and not kept.
-            visual_tokens: another budget than the engine's, for this picture.
+            visual_tokens: another budget than the engine's, for this image.
 
         Raises:
-            UserError: the picture or the budget can't be used.
+            UserError: the image or the budget can't be used.
         """
         check_image(image)
         budget = self._budget(visual_tokens)
         self._open()
-        return self._looker.see(image, self._rule, budget)
+        return self._scenes.see(image, self._chosen, budget)
 
     @torch.inference_mode()
     def see_features(
@@ -160,8 +165,8 @@ class SceneEngine:
 
         Args:
             features: of this engine's model, from `features`, with what the selector needs.
-            framing: where the patches lie in the picture, from `framing`.
-            image_shape: height, width and channels of the picture.
+            framing: where the patches lie in the image, from `framing`.
+            image_shape: height, width and channels of the image.
             visual_tokens: another budget than the engine's.
 
         Raises:
@@ -169,11 +174,11 @@ class SceneEngine:
         """
         budget = self._budget(visual_tokens)
         watch = Stopwatch(self._open().device)
-        return self._looker.scene(features, self._rule, budget, framing, image_shape, watch)
+        return self._scenes.scene(features, self._chosen, budget, framing, image_shape, watch)
 
     @torch.inference_mode()
     def features(self, image: np.ndarray, needs: frozenset[Need] | None = None) -> VisualFeatures:
-        """What the tower sees in a picture, before any selection; for evaluating selectors.
+        """What the encoder sees in an image, before any selection; for evaluating selectors.
 
         Args:
             image: as in `see`.
@@ -181,23 +186,23 @@ class SceneEngine:
                 a question is left out. None: what the engine's selector needs.
 
         Raises:
-            UserError: the picture can't be used.
+            UserError: the image can't be used, or the encoder does not give what is needed.
         """
         check_image(image)
         self._open()
         if needs is None:
-            needs = self._rule.needs
-        return self._looker.look(self._looker.frame(image), needs)
+            needs = self._chosen.needs
+        return self._scenes.encode(self._scenes.process(image), needs)
 
     def framing(self, image: np.ndarray) -> Framing:
-        """Where the patches lie in a picture; for `see_features`.
+        """Where the patches lie in an image; for `see_features`.
 
         Raises:
-            UserError: the picture can't be used.
+            UserError: the image can't be used.
         """
         check_image(image)
         self._open()
-        return self._looker.frame(image).framing
+        return self._scenes.process(image).framing
 
     def use_selector(
         self,
@@ -207,7 +212,7 @@ class SceneEngine:
         token_cap: int | None = None,
         **options: Any,
     ) -> None:
-        """Choose tokens by another rule from now on. Scenes made before stay valid.
+        """Choose tokens by another selector from now on. Scenes made before stay valid.
 
         Args:
             name: one of `svd_vlm_ros.selection.selector_names()`.
@@ -220,22 +225,21 @@ class SceneEngine:
         """
         tokens = self.info.visual_tokens if visual_tokens is None else visual_tokens
         cap = self.info.token_cap if token_cap is None else token_cap
-        selector = make_selector(name, **options)
-        budget = make_budget(tokens, cap)
-        rule = Rule.of(selector, self._open(), self.info.visual_tokens_total, budget)
-        self._selector, self._rule = selector, rule
+        self._open()
+        chosen = self._fitting(make_selector(name, **options), make_budget(tokens, cap))
+        self._chosen = chosen
         self.info = replace(
             self.info,
             selector=name,
             visual_tokens=tokens,
             token_cap=cap,
-            shareable=rule.shareable,
+            shareable=chosen.shareable,
         )
 
     def use_system_prompt(self, text: str | None) -> None:
         """Put another text in front of the conversation from now on; None: none.
 
-        It is read once, with the next picture. Scenes made before stay valid, behind the text that
+        It is read once, with the next image. Scenes made before stay valid, behind the text that
         they were made with.
 
         Raises:
@@ -243,8 +247,8 @@ class SceneEngine:
                 nothing has changed then.
         """
         prompt = _make_prompt(self._open(), self.info.context, text)
-        self._prompt = self._asker.prompt = prompt
-        self._looker.begin_with(prompt.before)
+        self._prompt = self._answerer.prompt = prompt
+        self._scenes.begin_with(prompt.before)
         self.info = replace(self.info, system_prompt=_plain(text))
 
     def ask(
@@ -259,7 +263,7 @@ class SceneEngine:
         """Answer a question in free text, greedily: the same scene and question, the same answer.
 
         Args:
-            scene: of this engine. It is not changed.
+            scene: of this engine. The first question fills its `prefix`; nothing else changes.
             question: plain text; blanks around it are dropped.
             max_new_tokens: the longest answer.
             should_stop: called before every token; a string that it returns ends the answer, with
@@ -267,7 +271,7 @@ class SceneEngine:
             on_text: called after every token with the text so far.
 
         Raises:
-            UserError: the question can't be asked, or does not fit beside the picture.
+            UserError: the question can't be asked, or does not fit beside the image.
         """
         (answer,) = self.ask_many(
             scene,
@@ -294,7 +298,7 @@ class SceneEngine:
         is not shareable they are answered one after the other.
 
         Args:
-            scene: of this engine. It is not changed.
+            scene: of this engine. The first question fills its `prefix`; nothing else changes.
             questions: as in `ask`; they may repeat.
             max_new_tokens: the longest answer, of all or of each question.
             should_stop: called with a question's index before each of its tokens.
@@ -311,24 +315,24 @@ class SceneEngine:
         limits = max_new_tokens
         if isinstance(limits, int):
             limits = [limits] * len(questions)
-        return self._asker.ask(scene, questions, limits, should_stop, on_text)
+        return self._answerer.ask(scene, questions, limits, should_stop, on_text)
 
     def choose(self, scene: Scene, question: str, choices: Sequence[str]) -> Answer:
         """Choose the likeliest of several answers, in one forward pass over all of them.
 
         The score of a choice is the log-probability of its tokens **and of the end token behind
         them**: of giving exactly this answer. So "red" and "red car" are told apart, and no
-        correction for length is made: `probabilities`, a softmax over the scores, are the chances
+        correction for length is made: `probabilities`, a softmax over the scores, are those
         of the choices, given that the answer is one of them.
 
         Args:
-            scene: of this engine. It is not changed.
+            scene: of this engine. The first question fills its `prefix`; nothing else changes.
             question: plain text; blanks around it are dropped.
             choices: two or more different texts. They are compared as they are written: a model
                 that was trained to say "Yes" finds "yes" unlikely (and "no" as much).
 
         Raises:
-            UserError: the question or the choices can't be asked, or do not fit beside the picture.
+            UserError: the question or the choices can't be asked, or do not fit beside the image.
         """
         (answer,) = self.choose_many(scene, [(question, choices)])
         return answer
@@ -341,21 +345,21 @@ class SceneEngine:
         one after the other.
 
         Args:
-            scene: of this engine. It is not changed.
+            scene: of this engine. The first question fills its `prefix`; nothing else changes.
             asked: questions with their choices.
 
         Raises:
             UserError: as `choose`, for any of the questions; none is answered then.
         """
         self._open()
-        return self._asker.choose(scene, asked)
+        return self._answerer.choose(scene, asked)
 
     def describe(self, scene: Scene, prompt: str | None = None, **as_ask: Any) -> Answer:
         """Describe a scene: `ask` with a standing prompt, or with one of yours."""
         return self.ask(scene, DESCRIBE if prompt is None else prompt, **as_ask)
 
     def warm_up(self) -> float:
-        """Look at a grey picture and ask once, so that the first real question is not the slowest.
+        """Look at a grey image and ask once, so that the first real question is not the slowest.
 
         Returns:
             The seconds that it took.
@@ -376,7 +380,7 @@ class SceneEngine:
     def close(self) -> None:
         """Free the weights. Scenes of this engine stay readable, but can't be asked any more."""
         self._loaded = None
-        for part in ("_looker", "_asker", "_language", "_prompt", "_rule"):
+        for part in ("_scenes", "_answerer", "_encoder", "_language", "_prompt", "_chosen"):
             if hasattr(self, part):
                 delattr(self, part)
         gc.collect()
@@ -384,7 +388,7 @@ class SceneEngine:
             torch.cuda.empty_cache()
 
     @property
-    def loaded(self) -> LoadedLlava:
+    def loaded(self) -> LoadedModel:
         """The model itself, for measuring it and for looking into it; it is not to be changed.
 
         Raises:
@@ -392,7 +396,18 @@ class SceneEngine:
         """
         return self._open()
 
-    def _open(self) -> LoadedLlava:
+    @property
+    def selector(self) -> Selector:
+        """What chooses the visual tokens of the next scene."""
+        self._open()
+        return self._chosen.selector
+
+    def _fitting(self, selector: Selector, budget: Budget) -> SelectorInUse:
+        """A selector made ready for this model. Raises `UserError` if it does not fit."""
+        layers, total = self._language.layers, self.info.visual_tokens_total
+        return SelectorInUse.of(selector, self._open(), self._encoder, layers, total, budget)
+
+    def _open(self) -> LoadedModel:
         if self._loaded is None:
             raise RuntimeError("this engine was closed: load another")
         return self._loaded
@@ -408,12 +423,12 @@ def _plain(text: str | None) -> str | None:
     return (text or "").strip() or None
 
 
-def _make_prompt(loaded: LoadedLlava, context: int, system_prompt: str | None) -> Prompt:
-    """The prompt with this text in front. Raises `UserError` where it can't be used."""
+def _make_prompt(loaded: LoadedModel, context: int, system_prompt: str | None) -> Prompt:
+    """The prompt with this text in front. Raises `UserError` if it can't be used."""
     text = _plain(system_prompt)
     if text is not None:
         check_text(text, "system prompt")
-    prompt = Prompt(loaded.tokenizer, loaded.image_token_id, IMAGE_TOKEN, text)
+    prompt = loaded.prompt(text)
     if len(prompt.before) >= context:
         raise UserError(
             f"The system prompt has {len(prompt.before)} tokens, but the model was made for "

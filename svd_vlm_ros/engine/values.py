@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-if TYPE_CHECKING:
-    from svd_vlm_ros.models.language.cache import Prefix
-    from svd_vlm_ros.models.llava.clip_text import Compare
-    from svd_vlm_ros.models.llava.preprocess import Box, Framing
-    from svd_vlm_ros.selection import Budget, Selection, VisualFeatures
+from svd_vlm_ros.models.images import Box, Framing
+from svd_vlm_ros.models.interface import Compare, Prefix, Tokens
+from svd_vlm_ros.selection import (
+    Budget,
+    FeatureSelector,
+    LayerSelector,
+    Selection,
+    VisualFeatures,
+)
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,21 @@ class EngineInfo:
 
     Attributes:
         model: the name that it was loaded by.
-        precision: fp32, bf16, fp16, int8 or int4; what was chosen where "auto" was asked for.
+        precision: fp32, bf16, fp16, int8 or int4; what was chosen if "auto" was asked for.
         dtype: of activations and of the weights that are not quantized, e.g. "bfloat16".
         device: "cpu" or "cuda:N".
         selector: its name.
         visual_tokens: the standard budget: a number, or an energy (float) under `token_cap`.
         token_cap: the most tokens that an energy may keep.
-        visual_tokens_total: the patches of a picture.
+        visual_tokens_total: the patches of an image.
         grid: rows and columns of patches.
-        image_size: side of the square that the tower sees, in pixels.
+        image_size: the longer side of what the vision encoder sees, in pixels.
         aspect: "pad" or "crop".
         context: the most tokens, visual ones included, that the language model was made for.
         random_weights: the answers mean nothing.
         weight_bytes: memory of the weights, buffers and quantization constants included.
         quantized_layers: {component: (quantized linear layers, all linear layers)}.
-        shareable: a scene may be asked many questions at the cost of one. Not so where the selector
+        shareable: a scene may be asked many questions at the cost of one. Not so if the selector
             looks at the question: then every question chooses its own visual tokens.
         system_prompt: the text in front of the conversation; None: none.
         advice: a sentence for the user about precision and memory; empty: all is well.
@@ -68,8 +70,8 @@ class EngineInfo:
 class SceneTimings:
     """Seconds that each stage of `see` took.
 
-    `prefill` is the reading of the system prompt, once for all pictures; a picture is read with the
-    first question.
+    `prefill` is the reading of the system prompt, with the first scene that needs it; an image is
+    read with the first question.
     """
 
     preprocess: float
@@ -85,58 +87,73 @@ class SceneTimings:
 
 
 @dataclass(frozen=True, eq=False)
-class Pending:
-    """What is left to do once the question is known, where a selector looks at it.
+class PendingSelection:
+    """What is left to do once the question is known, if a selector before the language model looks
+    at it.
 
     Attributes:
         selector, budget: what will choose.
         features: what it will look at.
         compare: puts question and patches in one space, for a selector that needs "image_text".
-        projected: all tokens [N, hidden], for a selector inside the language model; None: it acts
-            before, and what it keeps is projected then.
-        system: what the language model remembers of the system prompt.
+        system: what the language model has read of the system prompt.
     """
 
-    selector: Any
+    selector: FeatureSelector
     budget: Budget
     features: VisualFeatures
     compare: Compare | None
-    projected: Tensor | None
+    system: Prefix
+
+
+@dataclass(frozen=True, eq=False)
+class PendingPruning:
+    """What is left to do once the question is known, if a selector acts inside the language model.
+
+    Attributes:
+        selector, budget: what will drop tokens.
+        visual: all visual tokens, projected.
+        system: what the language model has read of the system prompt.
+    """
+
+    selector: LayerSelector
+    budget: Budget
+    visual: Tokens
     system: Prefix
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture that was looked at: made once, asked as often as one likes.
+    """An image that was looked at: made once, asked as often as one likes.
 
-    Nothing of it changes but `prefix`, which the first question fills.
+    Nothing of it changes but `prefix`, which the first question fills, once: it reads the image in
+    the same pass as itself.
 
     It belongs to the engine that made it, and holds device memory (`prefix.memory_bytes`) until it
     is let go.
 
     Attributes:
-        selection: the kept patches and the scores of all; None where the scene is not shareable.
+        selection: the kept patches and the scores of all; None if the scene is not shareable.
         tokens_kept: visual tokens that the language model reads, or as many as a question may
-            choose where the scene is not shareable.
-        tokens_total: patches of the picture, padding included.
-        grid: rows and columns of patches.
-        image_shape: height, width and channels of the source picture.
-        framing: where the patches lie in the source picture.
-        prefix: what the language model remembers of system prompt and picture, from the first
-            question on; None where the scene is not shareable.
+            choose if the scene is not shareable.
+        tokens_total: patches of the image, padding included.
+        grid: rows and columns of patches; None: they form no one grid.
+        image_shape: height, width and channels of the source image.
+        framing: where the patches lie in the source image.
+        prefix: what the language model has read of system prompt and image, from the first
+            question on; None if the scene is not shareable.
         timings: what it took to make.
-        pending: what every question still has to do; None where the scene is shareable.
+        pending: what every question still has to do; None if the scene is shareable.
     """
 
     selection: Selection | None
     tokens_kept: int
     tokens_total: int
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     image_shape: tuple[int, int, int]
     framing: Framing
     prefix: Prefix | None
     timings: SceneTimings
-    pending: Pending | None = None
+    pending: PendingSelection | PendingPruning | None = None
 
     @property
     def shareable(self) -> bool:
@@ -144,9 +161,9 @@ class Scene:
         return self.pending is None
 
     def patch_box(self, index: int) -> Box:
-        """What a patch shows: x0, y0, x1, y1 in pixels of the source picture, x1, y1 exclusive.
+        """What a patch shows: x0, y0, x1, y1 in pixels of the source image, x1, y1 exclusive.
 
-        Cut at the picture's edges: a patch of padding has an empty box.
+        Cut at the image's edges: a patch of padding has an empty box.
         """
         return self.framing.patch_box(index)
 
@@ -157,13 +174,13 @@ class AnswerTimings:
 
     Attributes:
         prefill: reading the question, up to the first token's probabilities (choices: all of it).
-            The first question on a scene reads the picture, too.
+            The first question on a scene reads the image, too.
         decode: writing the tokens after the first.
         first_token: from the call until the first token was known.
         total: the whole call.
-        select: choosing this question's visual tokens; 0.0 where the scene is shared, and inside
-            the language model, where it is a part of `prefill`.
-        project: projecting them; 0.0 where that was done with the scene.
+        select: choosing this question's visual tokens; 0.0 if the scene is shared, and inside
+            the language model: there it is a part of `prefill`.
+        project: projecting them; 0.0 if that was done with the scene.
     """
 
     prefill: float
@@ -176,12 +193,12 @@ class AnswerTimings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said.
+    """What the model answered.
 
     Attributes:
         text: the answer; of choices the likeliest, as it was given.
         confidence: geometric mean of the probabilities of the answer's tokens; the probability of
-            the end token where the answer is empty; of choices the choice's probability; 0.0 where
+            the end token if the answer is empty; of choices the choice's probability; 0.0 if
             the answer was stopped before its first token.
         probabilities: one for each choice, summing to 1; () without choices.
         finish_reason: "stop": the model ended its answer. "length": it was cut at

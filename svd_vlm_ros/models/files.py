@@ -58,7 +58,7 @@ def find_folder(name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises `UserError` where it is broken."""
+    """The JSON object in a file. Raises `UserError` if it is broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -73,7 +73,7 @@ def test_patches_and_question_lie_where_clip_puts_them(folder):
     text = text.pooler_output
     torch.testing.assert_close(common.text, text / text.norm(dim=1, keepdim=True))
     torch.testing.assert_close(common.patches, patches / patches.norm(dim=1, keepdim=True))
-    assert common.space == "clip"
+    assert common.inverted
     # In CLIP's space the least similar patch is the most relevant one.
     similarity = (common.patches @ common.text.T)[:, 0]
     assert int(common.relevance().argmax()) == int(similarity.argmin())

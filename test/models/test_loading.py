@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models import files
-from svd_vlm_ros.models.llava.loading import load_llava, resolve_device
+from svd_vlm_ros.models.llava.loading import load_llava
 from svd_vlm_ros.models.llava.random import random_config
+from svd_vlm_ros.models.loading import resolve_device
 from svd_vlm_ros.models.weights import precision
 
 # Of activations beside quantized weights: as the CPU's class has it.

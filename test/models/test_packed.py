@@ -109,6 +109,8 @@ def test_the_layers_that_were_loaded_come_back(pair):
     dtype = precision.compute_dtype(chosen, torch.device("cpu"))
     assert precision.quantized_layers(laid_out) == precision.quantized_layers(plain)
     before = [type(layer) for layer in layers(laid_out)]
+    inside, outside = EXPECTED[chosen]
+    assert before == [inside, inside, outside, outside]  # else there is nothing to give back
     rows = torch.randn(3, 256).to(dtype)
     with packed.unpacked(laid_out), torch.inference_mode():
         for theirs, ours, kind in zip(layers(plain), layers(laid_out), before, strict=True):
@@ -178,9 +180,18 @@ def test_where_an_operator_is_missing_nothing_is_laid_out(monkeypatch, probes_an
         assert engine.ask(scene, "What is there?", max_new_tokens=2).answer_tokens <= 2
 
 
-def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, probes_anew):
+@pytest.mark.skipif(not kernels.kernels(), reason="needs a CPU for which kernels are built")
+@pytest.mark.parametrize("wrong", ["int8", "nf4"])
+def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, probes_anew, wrong):
+    """Each of the two products is enough to refuse both; right ones are used."""
+    assert packed.multiplies_bytes()
+    packed.multiplies_bytes.cache_clear()
     multiply = kernels.multiply
-    monkeypatch.setattr(kernels, "multiply", lambda *some, **more: multiply(*some, **more) + 1)
+
+    def off_by_one(rows, weights, *some, **more):
+        return multiply(rows, weights, *some, **more) + (weights.kind == wrong)
+
+    monkeypatch.setattr(kernels, "multiply", off_by_one)
     assert not packed.multiplies_bytes()
 
 

@@ -9,7 +9,7 @@ import torch
 from svd_vlm_ros import cpu
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.llava.loading import find_sizes
+from svd_vlm_ros.models import find_sizes
 from svd_vlm_ros.models.weights import layer_speed, precision_choice
 from svd_vlm_ros.models.weights.layer_speed import LayerSpeed, cache_file, layer_speeds
 from svd_vlm_ros.models.weights.precision_choice import choose_precision, cpu_bytes, cpu_candidates

@@ -10,9 +10,9 @@ from transformers import CLIPVisionConfig
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.llava.preprocess import PictureSettings, preprocess
+from svd_vlm_ros.models.llava.preprocess import ImageSettings, preprocess
 
-SETTINGS = PictureSettings(
+SETTINGS = ImageSettings(
     size=336,
     patch=14,
     mean=(0.48145466, 0.4578275, 0.40821073),
@@ -102,7 +102,7 @@ def write(folder, **changes):
     settings = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
     settings |= {"image_mean": SETTINGS.mean, "image_std": SETTINGS.std} | changes
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return PictureSettings.from_folder(folder, CLIPVisionConfig(image_size=336, patch_size=14))
+    return ImageSettings.from_folder(folder, CLIPVisionConfig(image_size=336, patch_size=14))
 
 
 def test_settings_come_from_either_file(tmp_path):
@@ -111,18 +111,18 @@ def test_settings_come_from_either_file(tmp_path):
     (tmp_path / "preprocessor_config.json").unlink()
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": content}))
     vision = CLIPVisionConfig(image_size=336, patch_size=14)
-    assert PictureSettings.from_folder(tmp_path, vision) == SETTINGS
+    assert ImageSettings.from_folder(tmp_path, vision) == SETTINGS
     assert SETTINGS.grid == (24, 24)
 
 
 def test_settings_that_do_not_fit_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"pictures of \[224\] pixels, its tower wants 336"):
+    with pytest.raises(UserError, match=r"images of \[224\] pixels, its tower wants 336"):
         write(tmp_path, size={"shortest_edge": 224})
     with pytest.raises(UserError, match="do not belong together"):
         write(tmp_path, crop_size={"height": 336, "width": 224})
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(UserError, match="missing"):
-        PictureSettings.from_folder(tmp_path, CLIPVisionConfig(image_size=336, patch_size=14))
+        ImageSettings.from_folder(tmp_path, CLIPVisionConfig(image_size=336, patch_size=14))
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):
-        PictureSettings.from_folder(tmp_path, CLIPVisionConfig(image_size=336, patch_size=14))
+        ImageSettings.from_folder(tmp_path, CLIPVisionConfig(image_size=336, patch_size=14))

@@ -11,7 +11,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import scout_folder
-from svd_vlm_ros.models.llava.prompt import Prompt, check_text
+from svd_vlm_ros.models.llava.prompt import TEMPLATE
+from svd_vlm_ros.models.prompt import Prompt, check_text
 
 QUESTIONS = (
     "is the path clear?",
@@ -35,7 +36,7 @@ def prompt(tokenizer):
 
 
 def make(tokenizer, system=None):
-    return Prompt(tokenizer, tokenizer.convert_tokens_to_ids("<image>"), "<image>", system)
+    return Prompt(tokenizer, TEMPLATE, system)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

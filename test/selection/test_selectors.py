@@ -225,7 +225,7 @@ def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
     with torch.inference_mode():
         features, before = picture(), picture()
         make_selector(name)(features, Budget(5))
-        for field in ("patches", "cls_attention", "cls", "keys", "projected", "question"):
+        for field in ("patches", "class_attention", "class_token", "keys", "projected", "question"):
             assert torch.equal(getattr(features, field), getattr(before, field))
         assert torch.equal(features.image_text.patches, before.image_text.patches)
         assert torch.equal(features.encoder.hidden, before.encoder.hidden)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from svd_vlm_ros.models.interface import Tokens
+
 # Slots are made in such steps, so that a question that is a little longer finds room.
 STEP = 64
 # A workspace this many times longer than what is asked for gives its memory back.
@@ -17,24 +19,33 @@ WASTE = 4
 
 @dataclass(eq=False)
 class Prefix:
-    """What the language model has read: the keys and values of each layer. Never written to.
+    """What the language model has read: the keys and values of each layer. Written once.
 
-    Or what it will have read as soon as it is asked: then `unread` tokens are read in one pass with
-    the first question, and their keys and values are kept from there.
+    It is made unread: its `unread` tokens are read in one pass with the first question, and
+    `fill` takes up their keys and values then. A second `fill` is refused, so that whoever asks
+    a prefix that was read finds it as the first question left it.
 
     Attributes:
+        length: tokens, visual ones among them, read or not.
+        end: the position id of what follows them.
+        reader: identifies the language model that reads it; no other can continue it.
         layers: for each layer the keys and the values, [1, heads, length, head size]; () until
             they are read.
-        length: tokens, visual ones among them, read or not.
-        reader: identifies the language model that read it; no other can continue it.
-        unread: a prefix (None: nothing), and the embeddings [n, hidden] behind it that make up the
-            rest; None: all is read.
+        unread: a prefix (None: nothing), and the tokens behind it that make up the rest; None:
+            all is read.
     """
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
     length: int
+    end: int
     reader: object
-    unread: tuple[Prefix | None, Tensor] | None = None
+    unread: tuple[Prefix | None, Tokens] | None
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def fill(self, layers: tuple[tuple[Tensor, Tensor], ...]) -> None:
+        """Take up what was read. `RuntimeError`: it was filled before."""
+        if self.unread is None:
+            raise RuntimeError("this prefix was read before: its keys and values never change")
+        self.layers, self.unread = layers, None
 
     @property
     def memory_bytes(self) -> int:
@@ -84,14 +95,8 @@ class Workspace:
                 self.keys[index][:, :, :length] = keys
                 self.values[index][:, :, :length] = values
         self.lengths = [length] * len(self.lengths)
-        self.positions = [length] * len(self.lengths)
+        self.positions = [prefix.end if prefix else 0] * len(self.lengths)
         self._held = weakref.ref(prefix) if prefix else None
-
-    def reserve(self, count: int) -> None:
-        """Make sure that `count` more tokens find room in each layer."""
-        end = max(self.lengths) + count
-        if end > self.capacity:
-            self._allocate(2 * end)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put n more tokens into a layer.
@@ -113,17 +118,18 @@ class Workspace:
         self.lengths[layer] = end
         return held.narrow(2, 0, end), shown.narrow(2, 0, end)
 
-    def settle(self, prefix: Prefix) -> None:
-        """Fill a prefix that was not read with a copy of the first slots, where it now lies.
+    def copy_to(self, prefix: Prefix) -> None:
+        """Fill a prefix with a copy of the first slots, into which it was just read.
 
         The workspace goes on holding it.
         """
         length = prefix.length
-        prefix.layers = tuple(
-            (keys[:, :, :length].clone(), values[:, :, :length].clone())
-            for keys, values in zip(self.keys, self.values, strict=True)
+        prefix.fill(
+            tuple(
+                (keys[:, :, :length].clone(), values[:, :, :length].clone())
+                for keys, values in zip(self.keys, self.values, strict=True)
+            )
         )
-        prefix.unread = None
         self._held = weakref.ref(prefix)
 
     def _allocate(self, slots: int) -> None:
@@ -133,7 +139,7 @@ class Workspace:
         for buffers in (self.keys, self.values):
             # One after the other, each let go before the next is made.
             for layer, used in enumerate(self.lengths):
-                # Zeros: a masked slot still takes part in sums, where chance could be NaN.
+                # Zeros: a masked slot still takes part in sums, and what lies there could be NaN.
                 made = torch.zeros(
                     1, heads, self.capacity, size, dtype=self._dtype, device=self._device
                 )

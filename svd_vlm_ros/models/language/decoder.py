@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama's layers as a loop of our own, over transformers' public sub-modules.
+"""Decoder layers as a loop of our own, over transformers' public sub-modules.
 
-The loop is what transformers' `LlamaModel` does, for one row of tokens and over a `Workspace`. It
-is ours for three things that a stock forward pass can't do: nothing is copied or grown from token
+The loop is what transformers' own model does, for one row of tokens and over a `Workspace`. It is
+ours for three things that a stock forward pass can't do: nothing is copied or grown from token
 to token, several conversations lie in one row behind a shared prefix, and between two layers tokens
 may be dropped (`Between`), after which the layers hold different numbers of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from svd_vlm_ros.models.language.cache import Workspace
-from svd_vlm_ros.models.llava.architecture import text_config
-
-if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration
 
 
 class Between(Protocol):
@@ -34,7 +31,7 @@ class Between(Protocol):
             layer: the one that comes next.
             hidden: [n, hidden], what it would read.
             offsets: int64 [n], their positions behind what the cache holds already.
-            queries: [1, heads, n, head size], of the layer before, turned by their positions.
+            queries: [1, heads, n, head size], of the layer before, rotated by their positions.
 
         Returns:
             The rows that go on, and their offsets.
@@ -42,38 +39,61 @@ class Between(Protocol):
         ...
 
 
-class Decoder:
-    """The layers of the language model, from embeddings to the last hidden states.
+@dataclass(frozen=True, eq=False)
+class DecoderParts:
+    """A language model of pre-norm layers with rotary embedding and a gated MLP, in its parts.
 
     Attributes:
-        layers: transformers' `LlamaDecoderLayer`s; their linear layers may be quantized.
-        heads, cached_heads: of queries, and of keys and values (fewer where heads are grouped).
+        embedding: token ids to rows [n, hidden].
+        layers: each has transformers' public sub-modules `input_layernorm`, `self_attn` (`q_proj`,
+            `k_proj`, `v_proj`, `o_proj`), `post_attention_layernorm` and `mlp`; their linear layers
+            may be quantized.
+        norm, head: from the last layer to logits.
+        rotary: called with rows (for dtype and device) and position ids [1, n], it gives cosines
+            and sines [1, n, head size].
+        heads, key_value_heads: of queries, and of keys and values (fewer if heads are grouped).
         head_size: of each head.
+        context: the most positions that the model was made for.
+    """
+
+    embedding: nn.Module
+    layers: tuple[Any, ...]  # sub-modules by name, which nn.Module's type doesn't know
+    norm: nn.Module
+    head: nn.Module
+    rotary: nn.Module
+    heads: int
+    key_value_heads: int
+    head_size: int
+    context: int
+
+
+class Decoder:
+    """The layers of a language model, from embeddings to the last hidden states.
+
+    Attributes:
+        heads, key_value_heads, head_size: see `DecoderParts`.
         dtype, device: of the activations.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        config = text_config(model.config)
-        stock = model.model.language_model
-        self.embedding = stock.embed_tokens
-        self.layers: list[Any] = list(stock.layers)
-        self.heads: int = config.num_attention_heads
-        self.cached_heads: int = config.num_key_value_heads or self.heads
-        self.head_size: int = config.head_dim or config.hidden_size // self.heads
-        self.dtype, self.device = self.embedding.weight.dtype, self.embedding.weight.device
-        self.norm = stock.norm
+    def __init__(self, parts: DecoderParts) -> None:
+        self.embedding, self.norm = parts.embedding, parts.norm
+        self.layers = parts.layers
+        self.heads, self.key_value_heads = parts.heads, parts.key_value_heads
+        self.head_size = parts.head_size
+        table = next(self.embedding.parameters())
+        self.dtype, self.device = table.dtype, table.device
         # All positions at once, [context, head size]: a token then only looks its own up.
         with torch.inference_mode():
-            places = torch.arange(config.max_position_embeddings, device=self.device)[None]
-            model_rows = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
-            cosines, sines = stock.rotary_emb(model_rows, places)
+            positions = torch.arange(parts.context, device=self.device)[None]
+            like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
+            cosines, sines = parts.rotary(like, positions)
             sines[..., : self.head_size // 2].neg_()  # see `rotate`
         self.cosines, self.sines = cosines[0], sines[0]
 
     def workspace(self) -> Workspace:
         """An empty workspace for this model."""
         return Workspace(
-            len(self.layers), self.cached_heads, self.head_size, self.dtype, self.device
+            len(self.layers), self.key_value_heads, self.head_size, self.dtype, self.device
         )
 
     def read(
@@ -82,6 +102,7 @@ class Decoder:
         cache: Workspace,
         *,
         offsets: Tensor | None = None,
+        span: int = 0,
         mask: Tensor | None = None,
         between: Between | None = None,
     ) -> Tensor:
@@ -90,20 +111,20 @@ class Decoder:
         Args:
             rows: [n, hidden], their embeddings.
             cache: takes up their keys and values, in each layer.
-            offsets: int64 [n], the position of each token behind the cache's next one, which then
-                stays where it is. None: the tokens lie behind each other, and the next position
-                moves behind them.
+            offsets: int64 [n], the position id of each token behind the cache's next one. None:
+                each stands behind the one before it, and the cache's next one moves behind them.
+            span: how far the cache's next position moves if there are offsets.
             mask: [n, m] in the dtype of the rows, 0 or -inf: what each token sees of the last m
                 slots, its own among them; all sees what lies before those. None: each sees itself
                 and all before it.
-            between: may drop tokens in front of a layer; not together with offsets or mask.
+            between: may drop tokens in front of a layer; not together with a mask.
 
         Returns:
             [n, hidden] of the tokens that were left in the last layer.
         """
         hidden, queries = rows, None
-        moves = 0 if offsets is not None else len(rows)
-        turns: dict[int, tuple[Tensor, Tensor]] = {}
+        moves = len(rows) if offsets is None else span
+        rotations: dict[int, tuple[Tensor, Tensor]] = {}
         masks: dict[int, Tensor | None] = {}
         for index, layer in enumerate(self.layers):
             if between is not None:
@@ -113,17 +134,20 @@ class Decoder:
                 if left is not None:
                     hidden, offsets = left
                     moves = int(offsets[-1]) + 1
-                    turns.clear()
+                    rotations.clear()
                     masks.clear()
             count, start = len(hidden), cache.positions[index]
-            if start not in turns:
-                turns[start] = self.turn(start, count, offsets)
+            if start not in rotations:
+                rotations[start] = self.rotation(start, count, offsets)
             held = cache.lengths[index]
             if held not in masks:
                 masks[held] = self._mask(hidden, held, mask)
-            hidden, queries = self._layer(layer, index, hidden, turns[start], masks[held], cache)
+            hidden, queries = self._layer(
+                layer, index, hidden, rotations[start], masks[held], cache
+            )
             cache.positions[index] = start + moves
-        return self.norm(hidden)
+        last: Tensor = self.norm(hidden)
+        return last
 
     def project(
         self, index: int, hidden: Tensor, rows: Tensor, start: int, offsets: Tensor
@@ -138,17 +162,17 @@ class Decoder:
             offsets: int64 [n].
 
         Returns:
-            Queries [1, heads, r, head size] and keys [1, cached heads, n, head size], both turned.
+            Queries [1, heads, r, head size] and keys [1, cached heads, n, head size], both rotated.
         """
         layer = self.layers[index]
         normed = layer.input_layernorm(hidden)
-        cosines, sines = self.turn(start, len(hidden), offsets)
+        cosines, sines = self.rotation(start, len(hidden), offsets)
         queries = self.split(layer.self_attn.q_proj(normed[rows]), self.heads)
-        keys = self.split(layer.self_attn.k_proj(normed), self.cached_heads)
+        keys = self.split(layer.self_attn.k_proj(normed), self.key_value_heads)
         return rotate(queries, cosines[rows], sines[rows]), rotate(keys, cosines, sines)
 
-    def turn(self, start: int, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The rotary cosines and sines [count, head size] of positions behind `start`."""
+    def rotation(self, start: int, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [count, head size] of the rotary embedding, from position `start`."""
         if offsets is None:
             return self.cosines[start : start + count], self.sines[start : start + count]
         return self.cosines[start + offsets], self.sines[start + offsets]
@@ -158,25 +182,25 @@ class Decoder:
         layer: Any,
         index: int,
         hidden: Tensor,
-        turn: tuple[Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: Workspace,
     ) -> tuple[Tensor, Tensor]:
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
-        # Turned together: for a single token it is the number of operations that costs.
+        # Rotated together: for a single token it is the number of operations that costs.
         both = torch.cat((attention.q_proj(normed), attention.k_proj(normed)), dim=1)
-        turned = rotate(self.split(both, self.heads + self.cached_heads), *turn)
-        queries, keys = turned.split((self.heads, self.cached_heads), dim=1)
-        values = self.split(attention.v_proj(normed), self.cached_heads)
+        rotated = rotate(self.split(both, self.heads + self.key_value_heads), *rotation)
+        queries, keys = rotated.split((self.heads, self.key_value_heads), dim=1)
+        values = self.split(attention.v_proj(normed), self.key_value_heads)
         keys, values = cache.append(index, keys, values)
         seen = self.attend(queries, keys, values, mask)
         hidden = hidden + attention.o_proj(seen)
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), queries
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """SDPA of n queries; returns [n, heads * head size]. Without a mask all is seen, but where
-        there are as many keys as queries: there each sees itself and all before it.
+        """SDPA of n queries; returns [n, heads * head size]. Without a mask all is seen, unless
+        there are as many keys as queries: then each sees itself and all before it.
         """
         count = queries.shape[2]
         seen = scaled_dot_product_attention(
@@ -185,7 +209,7 @@ class Decoder:
             values,
             attn_mask=mask,
             is_causal=mask is None and count > 1,
-            enable_gqa=self.heads != self.cached_heads,
+            enable_gqa=self.heads != self.key_value_heads,
         )
         return seen[0].transpose(0, 1).reshape(count, self.heads * self.head_size)
 
@@ -195,7 +219,7 @@ class Decoder:
 
     @staticmethod
     def _mask(hidden: Tensor, held: int, mask: Tensor | None) -> Tensor | None:
-        """The mask [n, held + n] of n rows behind what is held; None where SDPA needs none."""
+        """The mask [n, held + n] of n rows behind what is held; None if SDPA needs none."""
         count = len(hidden)
         if mask is None:
             if count == 1 or held == 0:
@@ -205,9 +229,9 @@ class Decoder:
 
 
 def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn states [1, heads, n, d] by the rotary angles of their positions [n, d].
+    """Rotate states [1, heads, n, d] by the angles of their positions [n, d].
 
-    The first half of `sines` is negative: x * cos + (-x2, x1) * sin, as Llama has it, is then
+    The first half of `sines` is negative: x * cos + (-x2, x1) * sin, as is usual, is then
     x * cos + (x2, x1) * sines.
     """
     return states * cosines + states.roll(states.shape[-1] // 2, -1) * sines

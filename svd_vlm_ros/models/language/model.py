@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The language model in three uses: `read` a prefix once, `write` answers behind it, `score` texts.
+"""The language model in three uses: `prefill` a prefix, `write` answers behind it, `score` texts.
 
 All three are greedy, in one thread, and over one `Workspace`, which keeps the prefix that was asked
 last: asking one scene again and again copies nothing.
@@ -8,46 +8,37 @@ last: asking one scene again and again copies nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from svd_vlm_ros.models import interface
+from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Prefix
-from svd_vlm_ros.models.language.compiled import CompiledStep
-from svd_vlm_ros.models.language.decoder import Between, Decoder
+from svd_vlm_ros.models.language.decoder import Between, Decoder, DecoderParts
 from svd_vlm_ros.models.language.pruning import Pruning
 from svd_vlm_ros.models.language.writer import Writer, block_mask
-from svd_vlm_ros.selection.inside import InsideSelector
-from svd_vlm_ros.selection.interface import Budget
-
-if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration
+from svd_vlm_ros.selection.inside import LayerSelector
+from svd_vlm_ros.selection.values import Budget
 
 # A question makes room for so many tokens of its answer at first; more is made as it grows.
 ROOM = 256
 
-__all__ = ["LanguageModel", "Prefix"]
+__all__ = ["CachedLanguageModel", "Prefix"]
 
 
-class LanguageModel:
-    """Llama over a key-value cache of its own."""
+class CachedLanguageModel:
+    """A decoder over a KV cache of its own: `models.interface.LanguageModel`."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, compiled: bool | str = False) -> None:
+    def __init__(self, parts: DecoderParts) -> None:
         """Take over a model's language part; its weights are shared, not copied.
 
         Args:
-            model: in evaluation mode, on its device.
-            compiled: whether single answers are written by a compiled step; a string is the
-                backend of `torch.compile` for it.
+            parts: in evaluation mode, on their device.
         """
-        self.decoder = Decoder(model)
-        self._head = model.lm_head
+        self.decoder = Decoder(parts)
+        self._head = parts.head
         self._cache = self.decoder.workspace()
-        self._step: CompiledStep | None = None
-        if compiled:
-            backend = compiled if isinstance(compiled, str) else None
-            self._step = CompiledStep(self.decoder, self._head, backend)
         self._identity = object()  # not the model itself: a prefix must not keep it in memory
 
     @property
@@ -55,71 +46,71 @@ class LanguageModel:
         """How many layers there are."""
         return len(self.decoder.layers)
 
-    def embed(self, ids: Sequence[int]) -> Tensor:
-        """The embeddings [n, hidden] of n token ids."""
-        return self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
+    def embed(self, ids: Sequence[int]) -> Tokens:
+        """The embeddings [n, hidden] of n token ids, in order."""
+        return Tokens.in_order(self._rows(ids))
 
-    def read(self, rows: Tensor) -> Prefix:
-        """Read the embeddings [n, hidden] of one or more tokens."""
-        prefix = self.later(rows, None)
-        self._begin(None, len(rows))
-        self.decoder.read(rows, self._cache)
-        self._cache.settle(prefix)
+    def prefill(self, tokens: Tokens) -> Prefix:
+        """Read one or more tokens."""
+        prefix = Prefix(len(tokens), tokens.span, self._identity, (None, tokens))
+        self._cache.begin(None, len(tokens))
+        self.decoder.read(tokens.rows, self._cache, offsets=tokens.offsets, span=tokens.span)
+        self._cache.copy_to(prefix)
         return prefix
 
-    def later(self, rows: Tensor, after: Prefix | None) -> Prefix:
-        """What will have been read with the first question behind it; nothing is computed.
+    def extend(self, prefix: interface.Prefix, tokens: Tokens) -> Prefix:
+        """A prefix and tokens behind it, read with the first question; nothing is computed.
 
         A pass over few tokens takes nearly as long as one over twice as many, since each reads all
-        weights: a picture of 16 tokens is all but free together with a question.
+        weights: an image of 16 tokens is all but free together with a question.
 
         Args:
-            rows: embeddings [n, hidden], text and picture alike.
-            after: what was read before them. It is left as it is.
-
-        Returns:
-            All of it, `after` among it.
+            prefix: what was read before them. It is left as it is.
+            tokens: text and visual ones alike, in any dtype.
         """
-        length = len(rows) + (after.length if after else 0)
-        return Prefix((), length, self._identity, (after, rows))
+        tokens = Tokens(tokens.rows.to(self.decoder.dtype), tokens.offsets, tokens.span)
+        mine = self._mine(prefix)
+        length, end = mine.length + len(tokens), mine.end + tokens.span
+        return Prefix(length, end, self._identity, (mine, tokens))
 
-    def pruning(self, selector: InsideSelector, budget: Budget, visual_tokens: int) -> Pruning:
+    def pruning(self, selector: LayerSelector, budget: Budget, visual: int) -> Pruning:
         """What drops visual tokens while one question is read, for `write` and `score`.
 
         Raises:
             UserError: the budget can't be reached.
         """
-        return Pruning(selector, budget, visual_tokens, self.decoder, self._cache)
+        return Pruning(selector, budget, visual, self.decoder, self._cache)
 
     def write(
         self,
-        prefix: Prefix,
-        questions: Sequence[Tensor],
+        prefix: interface.Prefix,
+        questions: Sequence[Tokens],
         limits: Sequence[int],
-        between: Between | None = None,
+        pruning: interface.TokenPruning | None = None,
     ) -> Writer:
         """Answer questions behind a prefix, all in one batch.
 
         The writer must be done before this model is used again: they share a workspace.
 
         Args:
-            prefix: is left as it is, but for being read with the questions where it was not.
-            questions: the embeddings [n, hidden] of each.
+            prefix: is left as it is, or filled with the first question if it is unread.
+            questions: each may begin with visual tokens of its own.
             limits: the most tokens of each answer.
-            between: may drop tokens of a single question; see `Decoder.read`.
+            pruning: may drop tokens of a single question; see `Decoder.read`.
         """
         room = sum(map(len, questions)) + sum(min(ROOM, limit) for limit in limits)
-        lead = self._begin(prefix, room)
+        mine, between = self._mine(prefix), _own(pruning)
+        lead = self._begin(mine, room)
         return Writer(
-            *(self.decoder, self._head, self._cache, questions, limits, between, self._step),
-            lead=None if lead is None else prefix,
+            *(self.decoder, self._head, self._cache, questions, limits, between),
+            lead=None if lead is None else mine,
         )
 
     def score(
         self,
-        prefix: Prefix,
-        asked: Sequence[tuple[Tensor, Sequence[Sequence[int]]]],
-        between: Between | None = None,
+        prefix: interface.Prefix,
+        asked: Sequence[tuple[Tokens, Sequence[Sequence[int]]]],
+        pruning: interface.TokenPruning | None = None,
     ) -> list[list[float]]:
         """The log-probabilities of texts behind questions, all in one forward pass.
 
@@ -130,53 +121,67 @@ class LanguageModel:
 
         Args:
             prefix: as in `write`.
-            asked: for each question its embeddings [n, hidden], and the token ids of its texts,
-                one or more of one or more tokens.
-            between: may drop tokens of a single question, which is then read in a pass of its own.
+            asked: for each question its tokens, and the token ids of its texts, one or more of one
+                or more tokens.
+            pruning: may drop tokens of a single question, which is then read in a pass of its own.
 
         Returns:
             For each question and text the sum of the log-probabilities of the text's tokens.
         """
         texts = [list(texts) for _, texts in asked]
         # What follows a text's last token is not asked for, so it need not be read.
-        words = [self.embed([token for text in some for token in text[:-1]]) for some in texts]
+        words = [self._rows([token for text in some for token in text[:-1]]) for some in texts]
         questions = [question for question, _ in asked]
-        lead = self._begin(prefix, sum(map(len, questions)) + sum(map(len, words)))
+        mine, between = self._mine(prefix), _own(pruning)
+        lead = self._begin(mine, sum(map(len, questions)) + sum(map(len, words)))
         if between is not None:
             (question,) = questions
-            last = self.decoder.read(question, self._cache, between=between)[-1:]
-            layout = _Layout([0], texts, self.decoder)
+            last = self._read(question, between)[-1:]
+            layout = _Layout([None], texts, self.decoder)
             more = any(len(some) for some in words)
             hidden = torch.cat([self._read_layout(words, layout), last]) if more else last
         else:
-            ahead = 0 if lead is None else len(lead)
-            layout = _Layout([len(question) for question in questions], texts, self.decoder, ahead)
-            rows = [part for pair in zip(questions, words, strict=True) for part in pair]
-            hidden = self._read_layout(rows if lead is None else [lead, *rows], layout)
+            layout = _Layout(questions, texts, self.decoder, lead)
+            rows = [
+                part for q, some in zip(questions, words, strict=True) for part in (q.rows, some)
+            ]
+            hidden = self._read_layout(rows if lead is None else [lead.rows, *rows], layout)
             if lead is not None:
-                self._cache.settle(prefix)
+                self._cache.copy_to(mine)
         before = sorted(set(layout.before))
-        place = {row: index for index, row in enumerate(before)}
-        chances = self._head(hidden[before]).float().log_softmax(dim=1)
+        index_of = {row: index for index, row in enumerate(before)}
+        logs = self._head(hidden[before]).float().log_softmax(dim=1)
         tokens = [token for some in texts for text in some for token in text]
-        told = iter(chances[[place[row] for row in layout.before], tokens].tolist())
-        return [[sum(next(told) for _ in text) for text in some] for some in texts]
+        found = iter(logs[[index_of[row] for row in layout.before], tokens].tolist())
+        return [[sum(next(found) for _ in text) for text in some] for some in texts]
+
+    def _rows(self, ids: Sequence[int]) -> Tensor:
+        rows: Tensor = self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
+        return rows
+
+    def _read(self, tokens: Tokens, between: Between) -> Tensor:
+        return self.decoder.read(
+            tokens.rows, self._cache, offsets=tokens.offsets, span=tokens.span, between=between
+        )
 
     def _read_layout(self, rows: Sequence[Tensor], layout: _Layout) -> Tensor:
         return self.decoder.read(
             torch.cat(list(rows)), self._cache, offsets=layout.offsets, mask=layout.mask
         )
 
-    def _begin(self, prefix: Prefix | None, room: int) -> Tensor | None:
-        """Hold a prefix, or what was read of it: then the rest [n, hidden] is to be read now."""
-        if prefix is None or prefix.unread is None:
-            lead, held = None, prefix
-        else:
-            held, lead = prefix.unread
-            room += len(lead)
-        if prefix is not None and prefix.reader is not self._identity:
+    def _mine(self, prefix: interface.Prefix) -> Prefix:
+        """A prefix of this very language model. `ValueError`: it is another's."""
+        if not isinstance(prefix, Prefix) or prefix.reader is not self._identity:
             raise ValueError("this scene was made by another engine")
-        self._cache.begin(held, room)
+        return prefix
+
+    def _begin(self, prefix: Prefix, room: int) -> Tokens | None:
+        """Hold a prefix, or what was read of it: then the rest is to be read now."""
+        if prefix.unread is None:
+            self._cache.begin(prefix, room)
+            return None
+        held, lead = prefix.unread
+        self._cache.begin(held, room + len(lead))
         return lead
 
 
@@ -186,40 +191,55 @@ class _Layout:
     Attributes:
         offsets: int64 [n], the position of each token.
         mask: [n, n], 0 or -inf.
-        before: for each token of each text the row that foretells it; n stands for one that was
-            read before.
+        before: for each token of each text the row whose logits predict it; n stands for one that
+            was read before.
     """
 
     def __init__(
         self,
-        questions: Sequence[int],
+        questions: Sequence[Tokens | None],
         texts: Sequence[Sequence[Sequence[int]]],
         decoder: Decoder,
-        ahead: int = 0,
+        lead: Tokens | None = None,
     ) -> None:
         """Lay out.
 
         Args:
-            questions: the length of each question; 0 where a single one was read before.
+            questions: None: a single one that was read before.
             texts: the tokens of each question's texts.
             decoder: for dtype and device.
-            ahead: tokens in front of the questions that all of them see.
+            lead: tokens in front of the questions that all of them see.
         """
-        pairs = list(zip(questions, texts, strict=True))
+        lengths = [0 if question is None else len(question) for question in questions]
+        pairs = list(zip(lengths, texts, strict=True))
         blocks = [n for length, some in pairs for n in (length, *(len(text) - 1 for text in some))]
+        ahead = 0 if lead is None else len(lead)
         total = ahead + sum(blocks)
         mask = block_mask(blocks, decoder, ahead)
-        offsets = list(range(ahead))
+        offsets = [] if lead is None else _positions(lead)
+        first_free = 0 if lead is None else lead.span
         self.before: list[int] = []
-        for length, some in pairs:
-            question = len(offsets)
-            offsets += range(ahead, ahead + length)
+        for question, (length, some) in zip(questions, pairs, strict=True):
+            start_of_question, end = len(offsets), first_free
+            if question is not None:
+                offsets += [first_free + offset for offset in _positions(question)]
+                end += question.span
             for text in some:
                 start, rows = len(offsets), len(text) - 1
-                offsets += range(ahead + length, ahead + length + rows)
-                mask[start : start + rows, question : question + length] = 0.0
-                # The first token of a text is foretold by the question's last one.
-                first = question + length - 1 if length else total
+                offsets += range(end, end + rows)
+                mask[start : start + rows, start_of_question : start_of_question + length] = 0.0
+                # The first token of a text is predicted by the question's last one.
+                first = start_of_question + length - 1 if length else total
                 self.before += [first, *range(start, start + rows)]
         self.offsets = torch.tensor(offsets, device=decoder.device)
         self.mask = mask
+
+
+def _own(pruning: interface.TokenPruning | None) -> Pruning | None:
+    """A pruning from `CachedLanguageModel.pruning`, as what the decoder calls."""
+    assert pruning is None or isinstance(pruning, Pruning)
+    return pruning
+
+
+def _positions(tokens: Tokens) -> list[int]:
+    return list(range(len(tokens))) if tokens.offsets is None else tokens.offsets.tolist()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from svd_vlm_ros.models.language.cache import Workspace
 from svd_vlm_ros.models.language.decoder import Decoder
-from svd_vlm_ros.selection.inside import InsideSelector, View
-from svd_vlm_ros.selection.interface import Budget, Selection
+from svd_vlm_ros.selection.inside import LayerSelector, View
+from svd_vlm_ros.selection.values import Budget, Selection
 
 ROWS_AT_ONCE = 64  # of explicit attention: 32 heads of 640 tokens are 5 MB then
 
@@ -28,13 +28,13 @@ class Pruning:
 
     def __init__(
         self,
-        selector: InsideSelector,
+        selector: LayerSelector,
         budget: Budget,
         visual_tokens: int,
         decoder: Decoder,
         cache: Workspace,
     ) -> None:
-        """Plan. Raises `UserError` where the budget can't be reached."""
+        """Plan. Raises `UserError` if the budget can't be reached."""
         self._selector, self._decoder, self._cache = selector, decoder, cache
         self._plan = selector.plan(len(decoder.layers), visual_tokens, budget)
         self._total = visual_tokens
@@ -72,14 +72,14 @@ class Pruning:
             stay.append(kept.centres)
             rows.append((kept.merge @ hidden[:count].float()).to(hidden.dtype))
         self._follow(kept.indices, kept.merge)
-        where = torch.cat(stay)
-        self._patches = self._patches[where]
+        left = torch.cat(stay)
+        self._patches = self._patches[left]
         hidden = torch.cat([*rows, hidden[count:]])
         if self._plan.renumber:
             offsets = torch.arange(len(hidden), device=hidden.device)
         else:
-            offsets = torch.cat([offsets[where], offsets[count:]])
-        self.counts.append(len(where))
+            offsets = torch.cat([offsets[left], offsets[count:]])
+        self.counts.append(len(left))
         return hidden, offsets
 
     def selection(self) -> Selection:
@@ -118,25 +118,26 @@ class Pruning:
             assert queries is not None
             chosen = queries[:, :, rows]
             keys = cache.keys[layer - 1][:, :, : cache.lengths[layer - 1]]
-        keys = keys.float().repeat_interleave(decoder.heads // decoder.cached_heads, dim=1)
+        keys = keys.float().repeat_interleave(decoder.heads // decoder.key_value_heads, dim=1)
         before = keys.shape[2] - len(hidden)
         count = len(self._patches)
         pieces = zip(chosen.split(ROWS_AT_ONCE, dim=2), rows.split(ROWS_AT_ONCE), strict=True)
-        weights = [mean_weights(some, keys, before + places) for some, places in pieces]
+        weights = [mean_weights(some, keys, before + slots) for some, slots in pieces]
         return torch.cat(weights)[:, before : before + count]
 
 
-def mean_weights(queries: Tensor, keys: Tensor, places: Tensor) -> Tensor:
+def mean_weights(queries: Tensor, keys: Tensor, slots: Tensor) -> Tensor:
     """Attention weights, the mean over heads, in float32.
 
     Args:
         queries: [1, heads, r, d].
         keys: float32 [1, heads, n, d].
-        places: int64 [r], the slot of each query: it sees the keys up to there.
+        slots: int64 [r], the slot of each query: it sees the keys up to there.
 
     Returns:
         [r, n], each row summing to 1.
     """
     scores = queries.float() @ keys.transpose(2, 3) / queries.shape[3] ** 0.5  # [1, heads, r, n]
-    hidden_from = torch.arange(keys.shape[2], device=keys.device) > places[:, None]
-    return scores.masked_fill(hidden_from, -torch.inf).softmax(dim=3)[0].mean(dim=0)
+    hidden_from = torch.arange(keys.shape[2], device=keys.device) > slots[:, None]
+    weights: Tensor = scores.masked_fill(hidden_from, -torch.inf).softmax(dim=3)[0].mean(dim=0)
+    return weights

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Prefix, Workspace
-from svd_vlm_ros.models.language.compiled import CompiledStep, greedy
 from svd_vlm_ros.models.language.decoder import Between, Decoder
 
 
 @dataclass(frozen=True, eq=False)
-class _Flight:
-    """Tokens that were asked for: `said` is [2, r], ids and probabilities of `rows`' next ones."""
+class _Step:
+    """A step that the device was asked for: `found` is [2, r], the next ids of `rows` and their
+    probabilities.
+    """
 
     rows: tuple[int, ...]
     tokens: Tensor
-    said: Tensor
+    found: Tensor
     arrived: torch.cuda.Event | None
 
 
@@ -41,10 +43,9 @@ class Writer:
         decoder: Decoder,
         head: nn.Module,
         cache: Workspace,
-        questions: Sequence[Tensor],
+        questions: Sequence[Tokens],
         limits: Sequence[int],
         between: Between | None = None,
-        compiled: CompiledStep | None = None,
         ahead: bool | None = None,
         lead: Prefix | None = None,
     ) -> None:
@@ -53,10 +54,9 @@ class Writer:
         Args:
             decoder, head: of the model.
             cache: holds what stands before the questions.
-            questions: the embeddings [n, hidden] of each.
+            questions: the tokens of each.
             limits: the most tokens of each answer.
             between: may drop tokens of a question; of a single one only.
-            compiled: writes the tokens of a single answer; None: the decoder does.
             ahead: see above; None: as the device asks for.
             lead: a prefix that is read in front of the questions, in the same pass; not together
                 with `between`.
@@ -65,13 +65,12 @@ class Writer:
             raise ValueError("tokens can be dropped from one question at a time")
         self._decoder, self._head, self._cache = decoder, head, cache
         self._questions, self._limits = questions, limits
-        self._between, self._compiled = between, compiled
-        self._lead = lead
+        self._between, self._lead = between, lead
         cuda = decoder.device.type == "cuda"
         self._ahead = cuda if ahead is None else ahead
         self._asked = [0] * len(questions)  # tokens of each that were asked for
         self._held = 0  # slots in front of the questions
-        self._flight: _Flight | None = None
+        self._pending: _Step | None = None
         self._last = torch.zeros(len(questions), dtype=torch.int64, device=decoder.device)
         self._sees: Tensor | None = None  # [questions, slots] 0 or -inf: of the slots behind `held`
 
@@ -84,68 +83,77 @@ class Writer:
         Returns:
             For each the next token and the probability that the model gave it.
         """
-        flight = self._flight or self._ask(tuple(rows))
-        self._flight = None
+        step = self._pending or self._ask(tuple(rows))
+        self._pending = None
         if self._ahead:
             more = tuple(row for row in rows if self._asked[row] < self._limits[row])
-            self._last[list(flight.rows)] = flight.tokens
-            self._flight = self._ask(more) if more else None
-        if flight.arrived is not None:
-            flight.arrived.synchronize()
-        tokens, chances = flight.said.tolist()
-        told = dict(zip(flight.rows, zip(map(int, tokens), chances, strict=True), strict=True))
+            self._last[list(step.rows)] = step.tokens
+            self._pending = self._ask(more) if more else None
+        if step.arrived is not None:
+            step.arrived.synchronize()
+        tokens, probabilities = step.found.tolist()
+        pairs = zip(map(int, tokens), probabilities, strict=True)
+        found = dict(zip(step.rows, pairs, strict=True))
         if not self._ahead:
-            self._last[list(flight.rows)] = flight.tokens
-        return [told[row] for row in rows]
+            self._last[list(step.rows)] = step.tokens
+        return [found[row] for row in rows]
 
-    def _ask(self, rows: tuple[int, ...]) -> _Flight:
-        begun = any(self._asked)
-        if begun and self._compiled is not None and self._sees is None:
-            tokens, chances = self._compiled(self._last, self._cache)
-        else:
-            tokens, chances = greedy(self._head(self._next(rows) if begun else self._first(rows)))
+    def _ask(self, rows: tuple[int, ...]) -> _Step:
+        hidden = self._next(rows) if any(self._asked) else self._first(rows)
+        tokens, probabilities = greedy(self._head(hidden))
         for row in rows:
             self._asked[row] += 1
-        said = torch.stack((tokens.double(), chances.double()))
+        found = torch.stack((tokens.double(), probabilities.double()))
         arrived = None
-        if said.is_cuda:
+        if found.is_cuda:
             # The copy waits for this step alone, not for one that is asked for meanwhile.
-            host = torch.empty(said.shape, dtype=said.dtype, pin_memory=True)
-            said = host.copy_(said, non_blocking=True)
+            host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+            found = host.copy_(found, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        return _Flight(rows, tokens, said, arrived)
+        return _Step(rows, tokens, found, arrived)
 
     def _first(self, rows: tuple[int, ...]) -> Tensor:
         """Read the questions; the last hidden states [r, hidden] of some."""
-        read = list(self._questions)
-        ahead = 0
+        lead = None
         if self._lead is not None and self._lead.unread is not None:
-            ahead = len(self._lead.unread[1])
-            read.insert(0, self._lead.unread[1])
+            lead = self._lead.unread[1]
+        ahead = 0 if lead is None else len(lead)
         self._held = self._cache.lengths[0] + ahead
         if len(self._questions) == 1:
-            one = torch.cat(read) if ahead else read[0]
-            hidden = self._decoder.read(one, self._cache, between=self._between)
-            self._settle()
+            one = self._questions[0] if lead is None else lead.followed_by(self._questions[0])
+            hidden = self._decoder.read(
+                one.rows, self._cache, offsets=one.offsets, span=one.span, between=self._between
+            )
+            self._fill()
             return hidden[-1:]
-        lengths = [len(question) for question in self._questions]
+        questions = self._questions
+        parts = list(questions) if lead is None else [lead, *questions]
+        lengths = [len(question) for question in questions]
         block = block_mask(lengths, self._decoder, ahead)
-        places = [torch.arange(ahead), *(ahead + torch.arange(length) for length in lengths)]
-        offsets = torch.cat(places).to(block.device)
-        hidden = self._decoder.read(torch.cat(read), self._cache, offsets=offsets, mask=block)
-        self._settle()
+        start = 0 if lead is None else lead.span
+        offsets = [start + question.positions() for question in questions]
+        if lead is not None:
+            offsets.insert(0, lead.positions())
+        hidden = self._decoder.read(
+            torch.cat([part.rows for part in parts]),
+            self._cache,
+            offsets=torch.cat(offsets),
+            mask=block,
+        )
+        self._fill()
         ends = ahead + torch.tensor(lengths).cumsum(0) - 1
         room = sum(lengths) + sum(self._limits)
         self._sees = block.new_full((len(lengths), room), -torch.inf)
         # The last token of each sees all of its own.
         self._sees[:, : sum(lengths)] = block[ends, ahead:]
-        self._begins = ahead + torch.tensor(lengths, device=block.device)
+        spans = [question.span for question in questions]
+        self._begins = start + torch.tensor(spans, device=block.device)
         return hidden[ends[list(rows)]]
 
-    def _settle(self) -> None:
+    def _fill(self) -> None:
         if self._lead is not None:
-            self._cache.settle(self._lead)
+            self._cache.copy_to(self._lead)
             self._lead = None
 
     def _next(self, rows: tuple[int, ...]) -> Tensor:
@@ -164,6 +172,12 @@ class Writer:
             offsets=offsets,
             mask=self._sees[chosen, : start + len(rows)],
         )
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens, int64 [r], of logits [r, vocabulary], and their probabilities."""
+    highest, tokens = logits.float().max(dim=-1)
+    return tokens, (highest - logits.float().logsumexp(dim=-1)).exp()
 
 
 def block_mask(lengths: Sequence[int], decoder: Decoder, ahead: int = 0) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from svd_vlm_ros.errors import UserError
@@ -31,7 +32,7 @@ def vision_layers(config: LlavaConfig) -> int:
     return chosen if chosen >= 0 else vision_config(config).num_hidden_layers + 1 + chosen
 
 
-def check_architecture(name: str, config: dict[str, Any]) -> None:
+def check_architecture(name: str, config: Mapping[str, Any]) -> None:
     """Raise `UserError` unless a config.json describes a LLaVA-1.5 that this package can run."""
     kind = config.get("model_type")
     vision = (config.get("vision_config") or {}).get("model_type")

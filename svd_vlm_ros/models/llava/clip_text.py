@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A question beside a picture's patches, in one space: what selectors that look at both ask for.
+"""A question beside an image's patches, in one space: what selectors that look at both ask for.
 
     compare = load_relevance(selector, device=torch.device("cpu"), dtype=torch.float32)
     image_text = compare(features, "is the path clear?", question_embeddings)
@@ -10,23 +10,21 @@ a CLIP model on this machine; nothing is fetched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, read_json
-from svd_vlm_ros.models.llava.loading import quietly
+from svd_vlm_ros.models.interface import Compare
+from svd_vlm_ros.models.loading import quietly
+from svd_vlm_ros.models.relevance import by_words, unit_rows
 from svd_vlm_ros.selection.features import ImageText, VisualFeatures
 from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPVisionModel, PreTrainedTokenizerBase
-
-Compare = Callable[[VisualFeatures, str, Tensor], ImageText]
-"""Takes a picture's features, the question, and the language model's embeddings of it."""
 
 
 def load_relevance(selector: TextRelevance, device: torch.device, dtype: torch.dtype) -> Compare:
@@ -41,26 +39,19 @@ def load_relevance(selector: TextRelevance, device: torch.device, dtype: torch.d
         UserError: the CLIP model is not on this machine, is incomplete, or is none.
     """
     if selector.relevance == "words":
-        return lambda features, _, embeddings: word_relevance(features, embeddings)
+        return by_words()
     clip = ClipText.load(selector.clip, device, dtype)
     return lambda features, question, _: clip(features, question)
 
 
 def check_relevance(selector: TextRelevance) -> None:
-    """Raise `UserError` where `load_relevance` would for want of files; reads no weights."""
+    """Raise `UserError` if `load_relevance` would for want of files; reads no weights."""
     if selector.relevance != "words":
         _find(selector.clip)
 
 
-def word_relevance(features: VisualFeatures, embeddings: Tensor) -> ImageText:
-    """Projected patches beside the question's word embeddings [t, hidden]."""
-    if features.projected is None:
-        raise ValueError("the relevance by words needs the projected patches")
-    return ImageText(_unit(features.projected), _unit(embeddings), "words")
-
-
 class ClipText:
-    """CLIP's text tower, and the two projections into the space that it shares with pictures.
+    """CLIP's text tower, and the two projections into the space that it shares with images.
 
     Make one with `load`. Of the vision tower it keeps the last normalisation only: patches come
     from LLaVA's own tower, whose weights are CLIP's.
@@ -132,7 +123,7 @@ class ClipText:
         text = self._text_projection(read)
         rows = features.patches.to(self._projection.weight.dtype)
         patches = self._projection(self._norm(rows))
-        return ImageText(_unit(patches), _unit(text), "clip")
+        return ImageText(unit_rows(patches), unit_rows(text), inverted=True)
 
 
 def _find(name: str) -> Any:
@@ -140,11 +131,7 @@ def _find(name: str) -> Any:
         return find_folder(name)
     except UserError as error:
         raise UserError(
-            f"The selector compares the question with the picture by the CLIP model {name}, which "
+            f"The selector compares the question with the image by the CLIP model {name}, which "
             f"is not whole on this machine: fetch it with 'svd-vlm download {name}', or say "
             "relevance='words' to compare by the language model's own words."
         ) from error
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return nn.functional.normalize(rows.float(), dim=1)

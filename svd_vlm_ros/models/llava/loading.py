@@ -6,8 +6,6 @@ loaded = load_llava("llava-hf/llava-1.5-7b-hf", precision="int4", device="auto")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +15,18 @@ import torch
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back, keep_libraries
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
+from svd_vlm_ros.models.interface import Compare
+from svd_vlm_ros.models.language.decoder import DecoderParts
+from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.llava.architecture import check_architecture, text_config, vision_config
-from svd_vlm_ros.models.llava.preprocess import PictureSettings
+from svd_vlm_ros.models.llava.clip_text import load_relevance
+from svd_vlm_ros.models.llava.preprocess import ImageSettings
+from svd_vlm_ros.models.llava.projector import Projector
+from svd_vlm_ros.models.llava.prompt import IMAGE_TOKEN, TEMPLATE
 from svd_vlm_ros.models.llava.random import build_random, random_config
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.loading import end_tokens, failures_in_words, quietly, resolve_device
+from svd_vlm_ros.models.prompt import Prompt
 from svd_vlm_ros.models.weights.precision import (
     QUANTIZED,
     check_precision,
@@ -30,11 +37,10 @@ from svd_vlm_ros.models.weights.precision import (
     quantization_config,
 )
 from svd_vlm_ros.planning.shapes import Llava, llava_from_config
+from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
-
-IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +50,7 @@ class LoadedLlava:
     Attributes:
         model: the weights, in transformers' own class.
         tokenizer: of the same folder.
-        pictures: how pictures become pixel values.
+        images: how images become pixel values.
         image_token_id: the id of `<image>`.
         end_token_ids: the ids that end an answer.
         dtype: of activations and of the weights that are not quantized.
@@ -53,13 +59,53 @@ class LoadedLlava:
 
     model: LlavaForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase
-    pictures: PictureSettings
+    images: ImageSettings
     image_token_id: int
     end_token_ids: frozenset[int]
     precision: str
     dtype: torch.dtype
     device: torch.device
     random_weights: bool
+
+    @property
+    def context(self) -> int:
+        """The most tokens, visual ones included, that the language model was made for."""
+        return text_config(self.model.config).max_position_embeddings
+
+    def prompt(self, system_prompt: str | None) -> Prompt:
+        """LLaVA-1.5's prompt; see `TEMPLATE`."""
+        return Prompt(self.tokenizer, TEMPLATE, system_prompt)
+
+    def encoder(self) -> VisionTower:
+        """CLIP, up to the layer that LLaVA looks at."""
+        return VisionTower(self.model)
+
+    def connector(self) -> Projector:
+        """The projector."""
+        return Projector(self.model)
+
+    def language_model(self) -> CachedLanguageModel:
+        """Llama, in the loop over the layers that families share."""
+        config = text_config(self.model.config)
+        stock = self.model.model.language_model
+        heads = config.num_attention_heads
+        return CachedLanguageModel(
+            DecoderParts(
+                embedding=stock.embed_tokens,
+                layers=tuple(stock.layers),
+                norm=stock.norm,
+                head=self.model.lm_head,
+                rotary=stock.rotary_emb,
+                heads=heads,
+                key_value_heads=config.num_key_value_heads or heads,
+                head_size=config.head_dim or config.hidden_size // heads,
+                context=config.max_position_embeddings,
+            )
+        )
+
+    def compare(self, selector: TextRelevance) -> Compare:
+        """By CLIP's text tower, or by the language model's words; see `load_relevance`."""
+        return load_relevance(selector, self.device, self.dtype)
 
 
 def load_llava(
@@ -70,7 +116,7 @@ def load_llava(
     Args:
         name: `scout`, a folder, a hub id in the local cache, `random:tiny`, `random:llava-1.5-7b`.
         precision: fp32, bf16, fp16, int8 or int4; `weights/precision.py` says what is quantized.
-        device: auto (CUDA where there is one), cpu, cuda or cuda:N.
+        device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         seed: of random weights.
 
     Raises:
@@ -87,26 +133,14 @@ def load_llava(
         check_architecture(name, read_json(folder / "config.json"))
     if precision in QUANTIZED:
         import_bitsandbytes()
-    keep_libraries()
+    keep_libraries("transformers.models.llava.modeling_llava")
     with quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        try:
+        with failures_in_words(name, precision, place):
             if is_random(name):
                 model = _random_model(name, tokenizer, precision, dtype, place, seed)
             else:
                 model = _model_from_files(name, folder, precision, dtype, place)
-        except torch.cuda.OutOfMemoryError as error:
-            smaller = "random:tiny or scout" if precision == "int4" else "int4"
-            raise UserError(
-                f"{name} in {precision} does not fit into the memory of {place}: take {smaller}."
-            ) from error
-        except RuntimeError as error:
-            if precision not in QUANTIZED:
-                raise
-            raise UserError(
-                f"bitsandbytes can't quantize on {place} ({error}): see 'svd-vlm doctor', or take "
-                "bf16 or fp16."
-            ) from error
     model.eval().requires_grad_(False)
     check_quantized(model, precision)
     give_back()
@@ -120,9 +154,9 @@ def load_llava(
     return LoadedLlava(
         model=model,
         tokenizer=tokenizer,
-        pictures=PictureSettings.from_folder(folder, vision_config(config)),
+        images=ImageSettings.from_folder(folder, vision_config(config)),
         image_token_id=image_token_id,
-        end_token_ids=_end_tokens(model, tokenizer),
+        end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
         precision=precision,
         dtype=dtype,
         device=place,
@@ -137,26 +171,6 @@ def find_sizes(name: str) -> Llava:
     config = read_json(find_folder(name) / "config.json")
     check_architecture(name, config)
     return llava_from_config(name, config)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device that a user's word means. Raises `UserError` where it is absent or not known."""
-    if device == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        place = torch.device("meta")
-    if place.type not in ("cpu", "cuda"):
-        raise UserError(f"There is no device '{device}': take auto, cpu, cuda or cuda:N.")
-    if place.type == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("CUDA was asked for, but torch finds no GPU: see 'svd-vlm doctor'.")
-    index = place.index or 0
-    if index >= torch.cuda.device_count():
-        raise UserError(f"There is no {device}: this machine has {torch.cuda.device_count()} GPU.")
-    return torch.device("cuda", index)
 
 
 def _model_from_files(
@@ -211,32 +225,3 @@ def _random_model(
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
     return build_random(config, precision, dtype, device, seed)
-
-
-def _end_tokens(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
-) -> frozenset[int]:
-    """What `generate` would stop at: the generation config's end tokens, else the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    if ends is None:
-        raise UserError("The model has no end token, so its answers would never end.")
-    return frozenset([ends] if isinstance(ends, int) else ends)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep transformers' progress bars out of a node's log and of a command's output."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 RANDOM_MODELS = ("random:tiny", "random:llava-1.5-7b")
+_TINY = "random:tiny"
 _SHORTENED = re.compile(r"(random:llava-1\.5-7b)(?::([1-9]\d?))?")
+
+
+def is_known(name: str) -> bool:
+    """Whether `random_config` has this architecture."""
+    return name == _TINY or _SHORTENED.fullmatch(name) is not None
 
 
 def random_config(name: str) -> LlavaConfig:
@@ -60,8 +66,8 @@ def random_config(name: str) -> LlavaConfig:
             max_position_embeddings=4096,
             rms_norm_eps=1e-5,
         )
-    elif name == "random:tiny":
-        # The wide initialisation makes the answers depend on the picture, as a trained model's do.
+    elif name == _TINY:
+        # The wide initialisation makes the answers depend on the image, as a trained model's do.
         vision = CLIPVisionConfig(
             hidden_size=64,
             intermediate_size=128,
@@ -128,7 +134,7 @@ def build_random(
                 quantize_linears(layer, precision, dtype)
                 give_back()
             decoder.layers.append(layer)
-    return model
+    return cast("LlavaForConditionalGeneration", model)
 
 
 @contextmanager

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from svd_vlm_ros.models.images import ProcessedImage
 from svd_vlm_ros.models.llava.architecture import vision_layers
-from svd_vlm_ros.models.llava.preprocess import Picture
-from svd_vlm_ros.selection.interface import (
-    Budget,
-    Encoder,
-    Need,
-    VisualFeatures,
-)
+from svd_vlm_ros.selection.features import Encoder, VisualFeatures
+from svd_vlm_ros.selection.interface import EncoderSelector
+from svd_vlm_ros.selection.values import NEEDS, QUESTION_NEEDS, Budget, Need
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -28,6 +25,8 @@ class VisionTower:
     never computed: of CLIP ViT-L/14 the last of 24, 4 % of the tower's time.
     """
 
+    gives = frozenset(NEEDS) - QUESTION_NEEDS
+
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         tower = model.model.vision_tower
         self._embeddings = tower.embeddings
@@ -38,29 +37,29 @@ class VisionTower:
 
     def __call__(
         self,
-        picture: Picture,
+        image: ProcessedImage,
         needs: frozenset[Need] = frozenset(),
-        selector: Any = None,
+        selector: EncoderSelector | None = None,
         budget: Budget | None = None,
     ) -> VisualFeatures:
-        """Encode one picture.
+        """Encode one image.
 
         Args:
-            picture: what to see.
+            image: what to see.
             needs: what is wanted beyond the patches. "image_text" and "question" are left to whom
                 the question is known (`clip_text.py`).
             selector: one that works inside the encoder (need "encoder"); with `budget`, it runs the
                 layers in place of the tower. Without it, such a need yields the opened tower, so
-                that several budgets can share one picture.
+                that several budgets can share one image.
             budget: for that selector.
 
         Returns:
             Features [N, D] in the tower's dtype, on its device, with what was needed.
         """
-        pixels = picture.pixels.to(self._weight.device, self._weight.dtype)
+        pixels = image.pixels.to(self._weight.device, self._weight.dtype)
         hidden = self._norm(self._embeddings(pixels))  # [1, 1 + N, D]
-        grid = picture.framing.grid
-        valid = picture.framing.valid()
+        grid = image.framing.grid
+        valid = image.framing.valid()
         if valid is not None:
             valid = valid.to(hidden.device)
         encoder = Encoder(hidden, self._layers) if "encoder" in needs else None
@@ -70,11 +69,11 @@ class VisionTower:
         for layer in self._layers[:-1]:
             hidden = layer(hidden, None)
         extra: dict[str, Any] = {}
-        if needs & {"cls_attention", "keys"}:
+        if needs & {"class_attention", "keys"}:
             extra = _looks_of_cls(self._layers[-1], hidden, needs)
         hidden = self._layers[-1](hidden, None)
-        if "cls_attention" in needs:
-            extra["cls"] = hidden[0, 0]
+        if "class_attention" in needs:
+            extra["class_token"] = hidden[0, 0]
         if "projected" in needs:
             extra["projected"] = self._projector(hidden[0, 1:])
         return VisualFeatures(hidden[0, 1:], grid, valid, encoder=encoder, **extra)
@@ -96,11 +95,11 @@ def _looks_of_cls(layer: nn.Module, hidden: Tensor, needs: frozenset[Need]) -> d
     split = (-1, attention.num_heads, attention.head_dim)
     keys = attention.k_proj(normed).view(split).float()  # [1 + N, heads, head size]
     found: dict[str, Tensor] = {}
-    if "cls_attention" in needs:
+    if "class_attention" in needs:
         query = attention.q_proj(normed[:1]).view(split).float()[0]  # [heads, head size]
         weights = torch.einsum("hd,nhd->hn", query, keys) * attention.scale
-        found["cls_attention"] = weights.softmax(dim=1)[:, 1:]
+        found["class_attention"] = weights.softmax(dim=1)[:, 1:]
     if "keys" in needs:
-        found["cls_key"], found["keys"] = keys.mean(dim=1).split([1, len(keys) - 1])
-        found["cls_key"] = found["cls_key"][0]
+        found["class_key"], found["keys"] = keys.mean(dim=1).split([1, len(keys) - 1])
+        found["class_key"] = found["class_key"][0]
     return found
