@@ -80,7 +80,7 @@ class ImageProcessor(Protocol):
 
     Attributes:
         size: the longer side of what the encoder sees, in pixels.
-        grid: rows and columns of patches; None: they differ from image to image.
+        grid: rows and columns of patches.
         aspects: the values of `aspect` that it knows, the default first.
     """
 

@@ -10,6 +10,7 @@ a CLIP model on this machine; nothing is fetched.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -126,7 +127,7 @@ class ClipText:
         return ImageText(unit_rows(patches), unit_rows(text), inverted=True)
 
 
-def _find(name: str) -> Any:
+def _find(name: str) -> Path:
     try:
         return find_folder(name)
     except UserError as error:
