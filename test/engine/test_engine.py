@@ -70,6 +70,15 @@ def test_asking_does_not_write_into_the_scene(engine):
     assert scene.prefix.memory_bytes == sum(state.nbytes for state in after)
 
 
+def test_a_prefix_is_written_once(engine):
+    scene = engine.see(WIDE)
+    engine.ask(scene, QUESTIONS[0], max_new_tokens=1)
+    read = scene.prefix.layers
+    with pytest.raises(RuntimeError, match="never change"):
+        scene.prefix.fill(())
+    assert scene.prefix.layers is read
+
+
 @pytest.mark.parametrize("first", ["ask", "ask_many", "choose", "choose_many"])
 def test_the_picture_is_read_with_the_first_question(engine, first):
     """One pass less; and what is kept of it serves all later questions."""
