@@ -57,13 +57,14 @@ annotate: $(INSTALLED)  ## A bag of 300 pictures annotated, killed half-way and 
 kernels-arm:  ## The kernels for ARM, compiled and run by qemu (apt: g++-aarch64-linux-gnu qemu-user-static)
 	@mkdir -p build
 	aarch64-linux-gnu-g++ -std=c++17 -O3 -fno-math-errno -fopenmp -static -march=armv8.2-a+dotprod -DINSTRUCTIONS=neon \
-		src/low_bit_kernel.cpp test/llava/low_bit_check.cpp -o build/low_bit_check_arm
+		src/low_bit_kernel.cpp test/models/low_bit_check.cpp -o build/low_bit_check_arm
 	qemu-aarch64-static build/low_bit_check_arm
 
-lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format and types
+lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format, types and who imports whom
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.tools  ## Bring the code into its format
 	$(VENV)/bin/ruff check --fix .

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from svd_vlm_ros.cpu import computes_bfloat16, cpu_class, cpu_name
-from svd_vlm_ros.llava import packed_layers
-from svd_vlm_ros.llava.packed import pack
-from svd_vlm_ros.llava.precision import quantize_linears
+from svd_vlm_ros.models.weights import packed_layers
+from svd_vlm_ros.models.weights.packed import pack
+from svd_vlm_ros.models.weights.precision import quantize_linears
 
 SHAPES = ((4096, 4096), (4096, 11008))  # inputs, outputs
 ROWS = (1, 8, 16, 66, 576)

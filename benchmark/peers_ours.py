@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from peers_common import IMAGE_SIZE, main
 
-from svd_vlm_ros.llava.files import scout_folder
-from svd_vlm_ros.llava.heap import give_back
-from svd_vlm_ros.llava.language import LanguageModel
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.packed import pack
-from svd_vlm_ros.llava.preprocess import Framing, Picture
-from svd_vlm_ros.llava.random import build_random, random_config
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.heap import give_back
+from svd_vlm_ros.models.files import scout_folder
+from svd_vlm_ros.models.images import Framing, ProcessedImage
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.random import build_random, random_config
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.weights.packed import pack
 
 
 @torch.no_grad()
@@ -53,10 +52,10 @@ class Ours:
         give_back()
         self._head = loaded.model.lm_head
         self._tower = VisionTower(loaded.model)
-        self._decoder = LanguageModel(loaded.model).decoder
+        self._decoder = loaded.language_model().decoder
         self._cache = self._decoder.workspace()
-        size, patch = loaded.pictures.size, loaded.pictures.patch
-        self._framing = Framing(size, size, 0.0, 0.0, patch, patch, loaded.pictures.grid)
+        size, patch = loaded.images.size, loaded.images.patch
+        self._framing = Framing(size, size, 0.0, 0.0, patch, patch, loaded.images.grid)
         tower = loaded.model.model.vision_tower.embeddings.patch_embedding
         self.about = {
             "version": f"torch {torch.__version__}",
@@ -83,7 +82,7 @@ class Ours:
 
     @torch.inference_mode()
     def tower(self, pixels: np.ndarray) -> np.ndarray:
-        patches = self._tower(Picture(torch.from_numpy(pixels), self._framing)).patches
+        patches = self._tower(ProcessedImage(torch.from_numpy(pixels), self._framing)).patches
         found: np.ndarray = patches.float().numpy()
         return found
 

@@ -35,10 +35,10 @@ from statistics import median
 import torch
 
 from svd_vlm_ros.cpu import cpu_class, cpu_name
-from svd_vlm_ros.llava.clip_text import word_relevance
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.preprocess import preprocess
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.preprocess import preprocess
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.relevance import word_relevance
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
@@ -49,7 +49,15 @@ from svd_vlm_ros.selection.svd import dominant_subspace
 from svd_vlm_ros.selection.svd_cover import ridge_leverage
 
 BUDGETS = (192, 64, 16)
-ROUNDED = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
+ROUNDED = (
+    "patches",
+    "class_attention",
+    "class_token",
+    "keys",
+    "class_key",
+    "projected",
+    "question",
+)
 NAMES = [name for name in selector_names("before") if name != "none"]
 RUNS = 25
 PRELOADED = ctypes.CDLL(None)  # the process's own symbols
@@ -72,8 +80,8 @@ def like_clip(device):
     features = VisualFeatures(
         patches.to(device),
         (24, 24),
-        cls_attention=looks.to(device),
-        cls=patches[0].to(device),
+        class_attention=looks.to(device),
+        class_token=patches[0].to(device),
         **{name: values.to(device) for name, values in rows.items()},
     )
     return replace(features, image_text=word_relevance(features, features.question))
@@ -149,7 +157,7 @@ def driven(rate, count=16):
     loaded = load_llava("scout", precision="fp32", device="cpu")
     tower = VisionTower(loaded.model)
     for number in range(count):
-        picture = preprocess(render(drive(3 + number / rate)), loaded.pictures, "pad")
+        picture = preprocess(render(drive(3 + number / rate)), loaded.images, "pad")
         yield tower(picture, frozenset())
 
 
@@ -189,9 +197,9 @@ def seen_by_scout(count):
     tower = VisionTower(loaded.model)
     asked = loaded.tokenizer("what colour is the car?", return_tensors="pt").input_ids[0]
     question = loaded.model.model.language_model.embed_tokens(asked)
-    needs = frozenset({"cls_attention", "keys", "projected", "encoder"})
+    needs = frozenset({"class_attention", "keys", "projected", "encoder"})
     for seed in HELD_OUT_SEEDS[:count]:
-        picture = preprocess(render(sample_scene(seed)), loaded.pictures, "pad")
+        picture = preprocess(render(sample_scene(seed)), loaded.images, "pad")
         features = replace(tower(picture, needs), question=question)
         rounded = replace(
             features,

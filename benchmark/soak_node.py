@@ -24,7 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.llava.heap import trim
+from svd_vlm_ros.heap import trim
 from svd_vlm_ros.node.inference import InferenceThread
 from svd_vlm_ros.node.memory import MIB, memory_bytes
 from svd_vlm_ros.node.perception_node import PerceptionNode

@@ -18,7 +18,7 @@ from svd_vlm_ros.bench.memory import measured_peak
 from svd_vlm_ros.bench.samples import Spread, spreads
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.packed import unpacked
+from svd_vlm_ros.models.weights.packed import unpacked
 from svd_vlm_ros.planning.flops import PAPER_TOKENS
 
 if TYPE_CHECKING:

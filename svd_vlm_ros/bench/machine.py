@@ -15,8 +15,8 @@ from torch import nn
 
 from svd_vlm_ros.bench.samples import seconds_of
 from svd_vlm_ros.cpu import computes_bfloat16, cpu_class, cpu_name
-from svd_vlm_ros.llava import kernels
-from svd_vlm_ros.llava.packed import multiplies_bytes, pack, packs_bfloat16
+from svd_vlm_ros.models.weights import kernels
+from svd_vlm_ros.models.weights.packed import multiplies_bytes, pack, packs_bfloat16
 
 COPY_BYTES = 256 << 20  # far above what a CPU's caches hold
 MATRIX = (640, 4096, 4096)  # rows, inputs, outputs: the reading of 576 tokens in a 7B model

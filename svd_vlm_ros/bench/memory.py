@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from svd_vlm_ros.llava.heap import give_back
+from svd_vlm_ros.heap import give_back
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

@@ -24,7 +24,7 @@ from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.memory import Floats, floats_of
-from svd_vlm_ros.planning.shapes import Llava, llava_from_config
+from svd_vlm_ros.planning.shapes import Llava
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -94,8 +94,9 @@ def measure(
         UserError: the model, the precision or a row is not to be had.
     """
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.llava.loading import find_sizes, resolve_device
-    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision
+    from svd_vlm_ros.models import find_sizes
+    from svd_vlm_ros.models.loading import resolve_device
+    from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision
 
     record = {} if record is None else record
     device = resolve_device(settings.device)
@@ -150,8 +151,9 @@ def _measure_tables(
 ) -> None:
     from transformers import AutoProcessor
 
-    from svd_vlm_ros.llava.files import find_folder
-    from svd_vlm_ros.llava.precision_choice import cpu_floats
+    from svd_vlm_ros.models import find_sizes
+    from svd_vlm_ros.models.files import find_folder
+    from svd_vlm_ros.models.weights.precision_choice import cpu_floats
 
     loaded = engine.loaded  # stock shares the weights
     shared: dict[str, Any] = {
@@ -163,7 +165,7 @@ def _measure_tables(
     if "answers" in settings.wanted:
         folder = find_folder(settings.model)
         stock = Stock(loaded, AutoProcessor.from_pretrained(folder, local_files_only=True))
-        sizes = llava_from_config(settings.model, loaded.model.config.to_dict())
+        sizes = find_sizes(settings.model)
         answered = measure_answers(engine, stock, rows, **shared)
         on_cpu = loaded.device.type == "cpu"
         floats = (cpu_floats if on_cpu else floats_of)(settings.precision)

@@ -12,6 +12,7 @@ from svd_vlm_ros.bench.samples import seconds_of
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import (
     Budget,
+    FeatureSelector,
     ImageText,
     VisualFeatures,
     make_selector,
@@ -46,6 +47,7 @@ def measure_selectors(
         except UserError as error:
             taken[name] = str(error)
             continue
+        assert isinstance(select, FeatureSelector)  # of the kind "before"
         if "encoder" in select.needs:
             taken[name] = "works inside the tower: its time is part of the vision's"
             continue
@@ -71,15 +73,15 @@ def make_features(device: torch.device, dtype: torch.dtype) -> VisualFeatures:
     return VisualFeatures(
         patches=there(patches / patches.std()),
         grid=GRID,
-        cls_attention=random(HEADS, count).softmax(dim=1).to(device) * 0.9,
-        cls=there(random(WIDTH)),
+        class_attention=random(HEADS, count).softmax(dim=1).to(device) * 0.9,
+        class_token=there(random(WIDTH)),
         keys=there(random(count, HEAD)),
-        cls_key=there(random(HEAD)),
+        class_key=there(random(HEAD)),
         projected=there(random(count, HIDDEN)),
         image_text=ImageText(
             patches=normalize(random(count, 768), dim=1).to(device),
             text=normalize(random(TEXT, 768), dim=1).to(device),
-            space="clip",
+            inverted=True,
         ),
         question=there(random(TEXT, HIDDEN)),
     )

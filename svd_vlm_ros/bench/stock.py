@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transformers' own way to an answer, on the engine's weights: what a user has without us.
 
-Processor, `LlavaForConditionalGeneration.generate` with greedy search, all visual tokens.
+The processor, `generate` with greedy search, all visual tokens.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.bench.samples import now
-from svd_vlm_ros.llava.layer_speed import layer_speeds
-from svd_vlm_ros.llava.precision import QUANTIZED, import_bitsandbytes
-from svd_vlm_ros.llava.precision_choice import cpu_candidates, fitting_precisions
+from svd_vlm_ros.models.weights.layer_speed import layer_speeds
+from svd_vlm_ros.models.weights.precision import QUANTIZED, import_bitsandbytes
+from svd_vlm_ros.models.weights.precision_choice import cpu_candidates, fitting_precisions
 from svd_vlm_ros.planning.shapes import Llava
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.llava.loading import LoadedLlava
+    from svd_vlm_ros.models.interface import LoadedModel
 
 
 def stock_precision(model: Llava, device: torch.device) -> str:
@@ -38,14 +38,15 @@ def stock_precision(model: Llava, device: torch.device) -> str:
 
 
 class Stock:
-    """`generate` on a loaded LLaVA. It shares the weights and changes nothing of the model.
+    """`generate` on a loaded model. It shares the weights and changes nothing of the model.
 
     On a CPU call it within `packed.unpacked`: else it runs on the engine's faster layers.
     """
 
-    def __init__(self, loaded: LoadedLlava, processor: Any) -> None:
+    def __init__(self, loaded: LoadedModel, processor: Any) -> None:
         self._model: Any = loaded.model
         self._processor = processor
+        self._prompt = loaded.prompt(None)
         self._device = loaded.device
         self._dtype = loaded.dtype
 
@@ -59,7 +60,7 @@ class Stock:
         """
         begun = now(self._device)
         inputs = self._processor(
-            images=picture, text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt"
+            images=picture, text=self._prompt.text(question), return_tensors="pt"
         ).to(self._device, self._dtype)
         prepared = now(self._device)
         clock = _Clock(self._device)

@@ -138,8 +138,9 @@ def _resolve(
     import torch
 
     from svd_vlm_ros.bench.stock import stock_precision
-    from svd_vlm_ros.llava.loading import find_sizes, resolve_device
-    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision
+    from svd_vlm_ros.models import find_sizes
+    from svd_vlm_ros.models.loading import resolve_device
+    from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision
 
     if cpu_threads:
         torch.set_num_threads(cpu_threads)

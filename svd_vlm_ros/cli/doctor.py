@@ -26,7 +26,7 @@ from svd_vlm_ros.cli.checks import Check, Status
 from svd_vlm_ros.cli.console import print_json, spinner, stdout
 from svd_vlm_ros.cli.probing import Outcome, run_probe
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.models.files import find_folder
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")

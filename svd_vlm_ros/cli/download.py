@@ -22,7 +22,7 @@ from rich.text import Text
 from svd_vlm_ros.cli import hub, options
 from svd_vlm_ros.cli.console import gigabytes, print_json, print_warning, stderr, stdout
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.models.files import find_folder
 
 
 def download(

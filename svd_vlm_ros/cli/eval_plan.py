@@ -49,11 +49,11 @@ def plan_run(
     levels = _whole_numbers(severities, "--severities", 1, 5)
     precisions = tuple(_names(precision, "--precision", PRECISIONS))
 
+    from svd_vlm_ros.evaluation.catalog import open_task
     from svd_vlm_ros.evaluation.cells import CLEAN, REPHRASED, condition_of
     from svd_vlm_ros.evaluation.corruptions import CORRUPTIONS
     from svd_vlm_ros.evaluation.finishing import weights_hash
     from svd_vlm_ros.evaluation.runs import Run
-    from svd_vlm_ros.evaluation.tasks import open_task
     from svd_vlm_ros.selection import selector_names
 
     chosen = _names(selectors, "--selectors", selector_names())

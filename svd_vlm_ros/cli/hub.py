@@ -93,8 +93,8 @@ def fetch_config(model: HubModel) -> None:
     """
     from huggingface_hub import hf_hub_download
 
-    from svd_vlm_ros.llava.files import read_json
-    from svd_vlm_ros.llava.loading import check_architecture
+    from svd_vlm_ros.models import family_of_config
+    from svd_vlm_ros.models.files import read_json
 
     file = next(file for file in model.files if file.name == "config.json")
     for _ in range(2):
@@ -103,7 +103,7 @@ def fetch_config(model: HubModel) -> None:
         if is_whole(path, file):
             config = read_json(path)
             if config.get("model_type") != "clip":
-                check_architecture(model.name, config)
+                family_of_config(model.name, config)
             return
         remove(path.parent, file)
     raise UserError(damaged_twice(file.name))

@@ -31,7 +31,7 @@ def plan_here(
         import torch
 
         from svd_vlm_ros.cpu import available_memory, cpu_class, cpu_name
-        from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision, cpu_bytes
+        from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision, cpu_bytes
 
         choice = choose_precision(AUTO, sizes, torch.device("cpu"))
     rows = visual_tokens + text_tokens

@@ -107,7 +107,7 @@ def product(kind: str, device: str) -> Found:
     """
     import torch as library
 
-    from svd_vlm_ros.llava.precision import compute_dtype, quantize_linears
+    from svd_vlm_ros.models.weights.precision import compute_dtype, quantize_linears
 
     library.manual_seed(0)
     weights = library.randn(256, 512)
@@ -133,8 +133,8 @@ def precision(model: str) -> Found:
     import torch as library
 
     from svd_vlm_ros.cpu import available_memory, cpu_class, cpu_name
-    from svd_vlm_ros.llava.precision import compute_dtype
-    from svd_vlm_ros.llava.precision_choice import AUTO, choose_precision, cpu_bytes
+    from svd_vlm_ros.models.weights.precision import compute_dtype
+    from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision, cpu_bytes
     from svd_vlm_ros.planning.shapes import find_llava
 
     sizes, place = find_llava(model), library.device("cpu")

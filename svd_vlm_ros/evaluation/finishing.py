@@ -22,7 +22,7 @@ from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.records import Folder, read_folder
 from svd_vlm_ros.evaluation.results import gaps
 from svd_vlm_ros.evaluation.tables import as_json, kinds_markdown, markdown
-from svd_vlm_ros.llava.files import find_folder, is_random
+from svd_vlm_ros.models.files import find_folder, is_random
 
 MERGED = "answers.jsonl"
 SAMPLES = 512  # places of a weight file that are hashed

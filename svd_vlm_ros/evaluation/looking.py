@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
-from svd_vlm_ros.llava.preprocess import Framing
-from svd_vlm_ros.selection import Need, VisualFeatures, make_selector, selector_kind
+from svd_vlm_ros.models.images import Framing
+from svd_vlm_ros.selection import LayerSelector, Need, VisualFeatures, make_selector
 
 
 def relevance_of(model: str) -> str:
     """The space in which selectors compare picture and question: "clip", or "words".
 
-    Scout and random models have no CLIP text tower: there it is the language model's own word
+    Scout and random models come without a text tower: there it is the language model's own word
     embeddings.
     """
     return "words" if model == "scout" or model.startswith("random:") else "clip"
@@ -52,8 +52,9 @@ def look(
     """
     needs: frozenset[Need] = frozenset()
     for name, options in selectors.items():
-        if selector_kind(name) == "before":
-            needs |= make_selector(name, **options).needs
+        selector = make_selector(name, **options)
+        if not isinstance(selector, LayerSelector):
+            needs |= selector.needs
     shape = (image.shape[0], image.shape[1], image.shape[2])
     return Looked(shape, engine.features(image, needs), engine.framing(image))
 

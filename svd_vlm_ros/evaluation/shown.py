@@ -40,7 +40,7 @@ def shown_lines(
     if selection.merge is not None:
         rows, columns = selection.merge.coalesce().indices().tolist()
         for row, column in zip(rows, columns, strict=True):
-            merged.setdefault(row, []).append(column - 1)  # -1: CLS
+            merged.setdefault(row, []).append(column - 1)  # -1: the class token
     indices = selection.indices.tolist()
     return [
         {

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.heap import trim
+from svd_vlm_ros.heap import trim
 from svd_vlm_ros.node import diagnostics, silence
 from svd_vlm_ros.node.memory import MIB, MemoryWatch
 from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status

@@ -53,16 +53,15 @@ def check_selection(engine: EngineInfo, values: Mapping[str, Any]) -> None:
 
     All is checked that can be known without the model's weights.
     """
-    from svd_vlm_ros.llava.clip_text import check_relevance
-    from svd_vlm_ros.selection import make_budget, make_selector
+    from svd_vlm_ros.engine import check_selection as check
 
-    options = parse_options(option for option in values["selector_options"] if option.strip())
-    selector = make_selector(values["selector"], **options)
-    budget = make_budget(values["energy"] or values["visual_tokens"], values["token_cap"])
-    if getattr(selector, "inside", False):
-        selector.plan(engine.layers, engine.visual_tokens_total, budget)
-    elif "image_text" in selector.needs:
-        check_relevance(selector)
+    check(
+        engine,
+        values["selector"],
+        parse_options(option for option in values["selector_options"] if option.strip()),
+        visual_tokens=values["energy"] or values["visual_tokens"],
+        token_cap=values["token_cap"],
+    )
 
 
 def _use_selector(engine: SceneEngine, settings: Settings) -> None:

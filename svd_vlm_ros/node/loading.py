@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.models.files import find_folder
 from svd_vlm_ros.node.images import cv_bridge_converter
 
 if TYPE_CHECKING:

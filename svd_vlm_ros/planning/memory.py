@@ -59,7 +59,7 @@ def check_precision(precision: str) -> None:
 
 
 def floats_of(precision: str) -> Floats:
-    """What is usual: 32 bits in fp32, else 16. CPUs may differ (`llava/precision_choice.py`)."""
+    """What is usual: 32 bits in fp32, else 16. CPUs may differ (`precision_choice.py`)."""
     check_precision(precision)
     size = 4 if precision == "fp32" else 2
     return Floats(size, size)

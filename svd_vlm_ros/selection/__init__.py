@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a picture's patches the language model gets to see.
+"""Which of an image's patches the language model gets to see.
 
     select = make_selector("svd-cover")
-    selection = select(VisualFeatures(patches, grid=(24, 24)), Budget(tokens=64))
+    selection = select(VisualFeatures(patches, grid=(6, 8)), Budget(tokens=16))
 
 One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one. What
 acts before the language model is here, what acts between its layers in `selection/inside/`.
@@ -19,14 +19,16 @@ from svd_vlm_ros.selection.cdpruner import CdPruner
 from svd_vlm_ros.selection.divprune import DivPrune
 from svd_vlm_ros.selection.hired import Hired
 from svd_vlm_ros.selection.inside import SELECTORS as _INSIDE
+from svd_vlm_ros.selection.inside import LayerSelector
 from svd_vlm_ros.selection.interface import (
     NEEDS,
     Budget,
     Encoder,
+    EncoderSelector,
+    FeatureSelector,
     ImageText,
     Need,
     Selection,
-    Selector,
     VisualFeatures,
     looks_at_question,
     make_budget,
@@ -45,7 +47,10 @@ __all__ = [
     "NEEDS",
     "Budget",
     "Encoder",
+    "EncoderSelector",
+    "FeatureSelector",
     "ImageText",
+    "LayerSelector",
     "Need",
     "Selection",
     "Selector",
@@ -57,10 +62,13 @@ __all__ = [
     "selector_names",
 ]
 
+Selector = FeatureSelector | LayerSelector
+"""Any of the three kinds; `isinstance` with the protocol of a kind tells them apart."""
+
 Kind = Literal["before", "inside"]
 
 # A new selector is one line here.
-_BEFORE: tuple[type[Any], ...] = (
+_BEFORE: tuple[type[FeatureSelector], ...] = (
     SvdCover,
     SvdPrune,
     SvdPivoted,
@@ -80,9 +88,9 @@ _BEFORE: tuple[type[Any], ...] = (
 )
 
 
-def _registry(kind: Kind) -> dict[str, type[Any]]:
-    classes = _BEFORE if kind == "before" else _INSIDE
-    return {cls.name: cls for cls in classes}
+def _registry(kind: Kind) -> dict[str, type[Selector]]:
+    classes: tuple[type[Selector], ...] = _BEFORE if kind == "before" else _INSIDE
+    return {str(cls.name): cls for cls in classes}
 
 
 def selector_names(kind: Literal["all"] | Kind = "all") -> list[str]:
@@ -104,7 +112,7 @@ def selector_kind(name: str) -> Kind:
     raise UserError(f"There is no selector '{name}': take one of {', '.join(selector_names())}.")
 
 
-def make_selector(name: str, **options: Any) -> Any:
+def make_selector(name: str, **options: Any) -> Selector:
     """Make a selector by its name.
 
     Args:
@@ -112,7 +120,8 @@ def make_selector(name: str, **options: Any) -> Any:
         options: what the selector's class takes, e.g. `rank="budget"` for `svd`.
 
     Returns:
-        A `Selector`, or for names of the kind "inside" an `InsideSelector`.
+        A `LayerSelector` for names of the kind "inside", else a `FeatureSelector`; it is an
+        `EncoderSelector` if it needs "encoder".
 
     Raises:
         UserError: the name or an option is not known, or an option's value is out of range.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`none`, which keeps everything, and the floors that every selector has to beat: they look at
-little (`norm`) or nothing (`random`, `grid`) of what the picture shows.
+little (`norm`) or nothing (`random`, `grid`) of what the image shows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures, keep_highest
 
 
@@ -39,7 +40,7 @@ class KeepAll:
 class RandomChoice:
     """Keep patches drawn at random, each as likely as any other.
 
-    The draw depends on `seed` and on what the picture shows, and on nothing else: the same picture
+    The draw depends on `seed` and on what the image shows, and on nothing else: the same image
     keeps the same patches on every machine that computes the same features, in any order of calls.
     """
 
@@ -59,7 +60,7 @@ class RandomChoice:
 
 @dataclass(frozen=True)
 class UniformGrid:
-    """Keep patches that are spread evenly over the picture.
+    """Keep patches that are spread evenly over the image.
 
     The patches are ranked by a Bayer matrix (ordered dithering): every prefix of that ranking, of
     any length, covers the grid evenly, and a larger budget keeps what a smaller one keeps.
@@ -70,6 +71,8 @@ class UniformGrid:
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Spread patches. The scores fall linearly along the ranking."""
+        if features.grid is None:
+            raise UserError("The selector 'grid' needs patches that form one grid.")
         rows, columns = features.grid
         valid = features.valid_indices().cpu()
         thresholds = bayer(max(rows, columns))[:rows, :columns].flatten()[valid]

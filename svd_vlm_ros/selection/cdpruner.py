@@ -25,12 +25,12 @@ from svd_vlm_ros.selection.sets import (
 class CdPruner(TextRelevance):
     """CDPruner (NeurIPS 2025): the likeliest set of a determinantal point process, greedily.
 
-    The relevance r of a patch is minus its similarity with the question in CLIP's space (see
-    `trim`), scaled to 0 .. 1 over the picture. The kernel is L = diag(r) cos(patches) diag(r); the
+    The relevance r of a patch is minus its similarity with the question in the common space (see
+    `trim`), scaled to 0 .. 1 over the image. The kernel is L = diag(r) cos(patches) diag(r); the
     next patch is the one with which the determinant of the chosen block grows the most.
 
     Our readings: the cosines are those of the tower's features before the projector. The least
-    relevant patch has r = 0 and adds no volume; where nothing adds any (more tokens than the
+    relevant patch has r = 0 and adds no volume; if nothing adds any (more tokens than the
     features' rank, like patches), the rest is taken by relevance. Where all patches are equally
     relevant, r = 1.
     """

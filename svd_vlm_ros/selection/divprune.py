@@ -26,7 +26,7 @@ class DivPrune:
 
     The distance of two patches is 1 minus the cosine of their projected tokens. The first patch is
     the one whose nearest neighbour is farthest away, each next one the patch that is farthest from
-    the nearest of those chosen. It looks at the picture alone.
+    the nearest of those chosen. It looks at the image alone.
 
     It projects all patches first, so that it saves nothing of the projector's (small) work.
     """

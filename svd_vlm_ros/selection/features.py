@@ -1,32 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a selector may look at: a picture's patches, and what it asked for by its `needs`."""
+"""What a selector may look at: an image's patches, and what it asked for by its `needs`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from svd_vlm_ros.selection.interface import Selection
-
-Need = Literal["cls_attention", "keys", "projected", "image_text", "question", "encoder"]
-
-NEEDS: tuple[Need, ...] = (
-    "cls_attention",
-    "keys",
-    "projected",
-    "image_text",
-    "question",
-    "encoder",
-)
-"""What a selector can ask for beyond the patches; `VisualFeatures` says what each one is."""
-
-QUESTION_NEEDS = frozenset({"image_text", "question"})
-"""Who asks for one of these looks at the question: what it keeps serves that question alone."""
+from svd_vlm_ros.selection.values import Need, Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +19,13 @@ class ImageText:
     Attributes:
         patches: float [N, d], rows of length 1.
         text: float [t, d], rows of length 1: the whole question (t = 1) or each of its words.
-        space: "clip": a CLIP model's common space, in which LLaVA's patches are known to lie the
-            wrong way round: the *least* similar ones are relevant. "words": the language model's
-            embeddings, in which the most similar ones are.
+        inverted: whether the patches are known to lie the wrong way round in this space: the
+            *least* similar ones are relevant then. Else the most similar ones are.
     """
 
     patches: Tensor
     text: Tensor
-    space: Literal["clip", "words"]
+    inverted: bool = False
 
     def __post_init__(self) -> None:
         _check_rows("image_text.patches", self.patches, None)
@@ -57,57 +39,60 @@ class ImageText:
     def relevance(self) -> Tensor:
         """How relevant each patch is to the question: float64 [N], larger is more.
 
-        The mean of its scalar products with the text's rows, negated in the space of CLIP.
+        The mean of its scalar products with the text's rows, negated in an inverted space.
         """
         text = self.text.to(torch.float64).mean(dim=0)
         similarity = self.patches.to(torch.float64) @ text.to(self.patches.device)
-        return -similarity if self.space == "clip" else similarity
+        return -similarity if self.inverted else similarity
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """The vision tower opened up, for a selector that works inside it.
+    """A vision encoder opened up, for a selector that works inside it.
 
     Attributes:
-        hidden: float [1, 1 + N, D]: CLS and the patches as the first layer takes them.
+        hidden: float [1, c + N, D]: class token and patches as the first layer takes them.
         layers: the layers that lead to the patches' features, in order. Each has transformers'
             public sub-modules `layer_norm1`, `self_attn` (`q_proj`, `k_proj`, `v_proj`,
             `out_proj`, `num_heads`, `head_dim`, `scale`), `layer_norm2` and `mlp`.
+        class_tokens: c, rows in front of the patches: 1, or 0 for an encoder without class token.
     """
 
     hidden: Tensor
     layers: Sequence[nn.Module]
+    class_tokens: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class VisualFeatures:
-    """The patches of one picture as the vision tower sees them, and what a selector asked for.
+    """The patches of one image as the vision encoder sees them, and what a selector asked for.
 
     Attributes:
-        patches: float [N, D], the output of the tower's layer -2 without CLS, in raster order.
-        grid: rows and columns of patches; rows * columns == N.
+        patches: float [N, D], the encoder's output that the connector takes, in raster order, no
+            class token among them.
+        grid: rows and columns of patches, rows * columns == N; None: they form no one grid.
         valid: bool [N], False where a patch shows only padding; None: all patches are valid.
-        cls_attention: need "cls_attention". float32 [heads, N]: how much CLS looks at each patch in
-            the layer whose output `patches` is. CLS's own share is left out, so that a row sums to
-            less than 1.
-        cls: need "cls_attention". float [D], CLS beside the patches.
+        class_attention: need "class_attention". float32 [heads, N]: how much the class token looks
+            at each patch in the layer whose output `patches` is. Its look at itself is left out, so
+            that a row sums to less than 1. None from an encoder without class token.
+        class_token: need "class_attention". float [D], the class token beside the patches.
         keys: need "keys". float [N, head size]: that layer's keys, the mean over its heads.
-        cls_key: need "keys". float [head size], the key of CLS.
-        projected: need "projected". float [N, hidden], all patches through the projector.
+        class_key: need "keys". float [head size], the key of the class token.
+        projected: need "projected". float [N, hidden], all patches through the connector.
         image_text: need "image_text". Patches and question in one space.
         question: need "question". float [t, hidden], the language model's embeddings of the
             question's tokens.
-        encoder: need "encoder". The tower itself.
-        encoded: what a selector with that need has made in the tower already.
+        encoder: need "encoder". The encoder itself.
+        encoded: what a selector with that need has made in the encoder already.
     """
 
     patches: Tensor
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     valid: Tensor | None = None
-    cls_attention: Tensor | None = None
-    cls: Tensor | None = None
+    class_attention: Tensor | None = None
+    class_token: Tensor | None = None
     keys: Tensor | None = None
-    cls_key: Tensor | None = None
+    class_key: Tensor | None = None
     projected: Tensor | None = None
     image_text: ImageText | None = None
     question: Tensor | None = None
@@ -117,7 +102,7 @@ class VisualFeatures:
     def __post_init__(self) -> None:
         if self.patches.ndim != 2 or not self.patches.is_floating_point():
             raise ValueError(f"patches must be a float tensor [N, D], not {self.patches.shape}")
-        if self.grid[0] * self.grid[1] != len(self):
+        if self.grid is not None and self.grid[0] * self.grid[1] != len(self):
             raise ValueError(f"a grid of {self.grid} does not hold {len(self)} patches")
         if self.valid is not None:
             if self.valid.dtype != torch.bool or self.valid.shape != (len(self),):
@@ -129,15 +114,15 @@ class VisualFeatures:
         _check_rows("question", self.question, None)
         if self.image_text is not None:
             _check_rows("image_text.patches", self.image_text.patches, len(self))
-        attention = self.cls_attention
+        attention = self.class_attention
         if attention is not None and (attention.ndim != 2 or attention.shape[1] != len(self)):
-            raise ValueError(f"cls_attention must be [heads, {len(self)}], not {attention.shape}")
+            raise ValueError(f"class_attention must be [heads, {len(self)}], not {attention.shape}")
 
     def __len__(self) -> int:
         return int(self.patches.shape[0])
 
     def valid_indices(self) -> Tensor:
-        """The indices of the patches that show some of the picture: int64 [n], ascending."""
+        """The indices of the patches that show some of the image: int64 [n], ascending."""
         if self.valid is None:
             return torch.arange(len(self), device=self.patches.device)
         return torch.nonzero(self.valid).flatten()

@@ -72,7 +72,7 @@ def greedy_volume(
         first: rows that are chosen beforehand, in this order.
 
     Returns:
-        The chosen, in their order: fewer than `count` where the rest lies in their span (within
+        The chosen, in their order: fewer than `count` if the rest lies in their span (within
         rounding: n * 1e-15 of the largest row). And float64 [n]: the d of each chosen when it was
         chosen, of the others what is left of them.
     """

@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a selector is given and what it returns; the two rules for turning scores into a selection.
+"""The three kinds of selectors, and the two rules for turning scores into a selection.
 
-What it is given of a picture, `VisualFeatures`, is in `selection/features.py`.
+    FeatureSelector  before the language model: from features to a selection
+    EncoderSelector  inside the vision encoder: also runs its layers, merging as it goes
+    LayerSelector    inside the language model (`selection/inside`): drops tokens between its layers
+
+What they are given of an image, `VisualFeatures`, is in `selection/features.py`; what they are
+asked for and give, `Budget` and `Selection`, in `selection/values.py`.
 
 A selector is a pure function on tensors: it knows no model, keeps no state and changes none of its
-inputs. (Where `svd` remembers the last picture, `warm_start`, what it keeps does not depend on it.)
+inputs. (If `svd` remembers the last image, `warm_start`, what it keeps does not depend on it.)
 `docs/selectors.md` shows how to add one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection.features import (
+from svd_vlm_ros.selection.features import Encoder, ImageText, VisualFeatures
+from svd_vlm_ros.selection.values import (
     NEEDS,
     QUESTION_NEEDS,
-    Encoder,
-    ImageText,
+    Budget,
     Need,
-    VisualFeatures,
+    Selection,
+    make_budget,
 )
 
 __all__ = [
@@ -31,10 +35,11 @@ __all__ = [
     "QUESTION_NEEDS",
     "Budget",
     "Encoder",
+    "EncoderSelector",
+    "FeatureSelector",
     "ImageText",
     "Need",
     "Selection",
-    "Selector",
     "VisualFeatures",
     "count_to_keep",
     "keep_highest",
@@ -42,75 +47,13 @@ __all__ = [
     "make_budget",
 ]
 
-# Scores sum to 1 over a picture. Two scores closer than this are the same score: it is far above
+# Scores sum to 1 over an image. Two scores closer than this are the same score: it is far above
 # what rounding in float64 leaves behind (1e-15) and far below what tells two patches apart (1e-7).
 SCORE_RESOLUTION = 1e-12
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How many tokens may be kept.
-
-    Attributes:
-        tokens: the number to keep, or the cap of an adaptive budget. As many as there are valid
-            patches, or more, means all of them.
-        energy: None for a fixed number. 0 < energy <= 1: adaptive, the fewest tokens whose scores
-            (SVD-Prune: leverage) sum to it, at most `tokens`.
-    """
-
-    tokens: int
-    energy: float | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
-            raise UserError(f"The number of visual tokens must be 1 or more, not {self.tokens}.")
-        if self.energy is not None and not 0.0 < self.energy <= 1.0:
-            raise UserError(f"An energy must be above 0 and at most 1, not {self.energy}.")
-
-
-def make_budget(visual_tokens: int | float, token_cap: int) -> Budget:
-    """A budget from a user's number. Raises `UserError` where it is out of range.
-
-    Args:
-        visual_tokens: an int is the number of tokens to keep, a float in (0, 1] an energy.
-        token_cap: the most tokens that an energy may keep.
-    """
-    if isinstance(visual_tokens, float):
-        return Budget(token_cap, visual_tokens)
-    return Budget(visual_tokens)
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What a selector kept: k tokens, in the order of their patches.
-
-    Attributes:
-        indices: int64 [k], ascending (raster order), on the device of the features: the kept
-            patches. Of a method that merges: for each token the patch that stands for it.
-        scores: float32 [N] for display; they sum to 1 and are 0 on invalid patches.
-        merge: of a method that merges: sparse float32 [k, 1 + N], row t is how token t is made of
-            CLS (column 0) and the patches (column 1 + i). None: the kept patches as they are.
-        features: of a method that has made the tokens itself, inside the encoder: float [k, D].
-            They go before `merge`, which then tells what they were made of, for display.
-    """
-
-    indices: Tensor
-    scores: Tensor
-    merge: Tensor | None = None
-    features: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        count, patches = len(self), int(self.scores.shape[0])
-        if self.merge is not None and self.merge.shape != (count, 1 + patches):
-            raise ValueError(f"merge must be [{count}, {1 + patches}], not {self.merge.shape}")
-        if self.features is not None and len(self.features) != count:
-            raise ValueError(f"{len(self.features)} rows of features for {count} tokens")
-
-    def __len__(self) -> int:
-        return int(self.indices.shape[0])
-
-
-class Selector(Protocol):
+@runtime_checkable
+class FeatureSelector(Protocol):
     """A rule that chooses patches. `name` is the one under which it is registered."""
 
     @property
@@ -124,11 +67,35 @@ class Selector(Protocol):
         ...
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """Choose patches of one picture within a budget."""
+        """Choose patches of one image within a budget."""
         ...
 
 
-def looks_at_question(selector: Selector) -> bool:
+@runtime_checkable
+class EncoderSelector(FeatureSelector, Protocol):
+    """A rule that works inside the vision encoder; it has the need "encoder"."""
+
+    def encode(
+        self,
+        encoder: Encoder,
+        grid: tuple[int, int] | None,
+        valid: Tensor | None,
+        budget: Budget,
+    ) -> tuple[Tensor, Selection]:
+        """Run the encoder's layers, and choose on the way.
+
+        Args:
+            encoder: the opened encoder.
+            grid, valid: of the patches; see `VisualFeatures`.
+            budget: what is asked for.
+
+        Returns:
+            float [N, D], for each patch the features of its token, and the selection.
+        """
+        ...
+
+
+def looks_at_question(selector: FeatureSelector) -> bool:
     """Whether what it keeps serves one question only, so that a Scene can't be shared."""
     return bool(selector.needs & QUESTION_NEEDS)
 
@@ -140,7 +107,7 @@ def keep_highest(scores: Tensor, features: VisualFeatures, budget: Budget) -> Se
         scores: float64 [n], one for each *valid* patch in raster order, none negative, summing
             to 1. Scores that are equal within `SCORE_RESOLUTION` are equal: the patch with the
             lower index comes first, whatever machine and library computed them.
-        features: the picture, for its valid patches.
+        features: the image, for its valid patches.
         budget: fixed or adaptive.
 
     Returns:

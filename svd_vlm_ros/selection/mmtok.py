@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MMTok: keep patches that cover the question's words and the picture, both at once."""
+"""MMTok: keep patches that cover the question's words and the image, both at once."""
 
 from __future__ import annotations
 

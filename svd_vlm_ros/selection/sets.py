@@ -58,7 +58,7 @@ def keep_set(
     """A selection from places among the *valid* patches.
 
     Args:
-        features: the picture.
+        features: the image.
         kept: int [k], places among the valid patches, in any order.
         worth: float [n], one for each valid patch, not negative; for display.
         merge: see `Selection`; its rows are in ascending order of the kept patches.
@@ -74,7 +74,7 @@ def keep_set(
 
 
 def keep_all(features: VisualFeatures, worth: np.ndarray | Tensor | None = None) -> Selection:
-    """Every valid patch as it is: what all methods do where the budget reaches that far."""
+    """Every valid patch as it is: what all methods do if the budget reaches that far."""
     count = len(features.valid_indices())
     return keep_set(features, np.arange(count), np.ones(count) if worth is None else worth)
 
@@ -122,9 +122,9 @@ def gram(rows: Tensor) -> Tensor:
     return products
 
 
-def cls_looks(features: VisualFeatures, selector: str) -> np.ndarray:
-    """How much CLS looks at each valid patch, over all heads: float64 [n], summing to 1."""
-    attention = needed(features.cls_attention, "cls_attention", selector)
+def class_token_attention(features: VisualFeatures, selector: str) -> np.ndarray:
+    """How much the class token looks at each valid patch: float64 [n], over all heads, sum 1."""
+    attention = needed(features.class_attention, "class_attention", selector)
     looks = rows_of(attention.T, features).sum(dim=1).cpu().numpy()
     total = looks.sum()
     return looks / total if total > 0.0 else np.full(len(looks), 1.0 / len(looks))
@@ -143,7 +143,8 @@ def first_of_highest(values: np.ndarray, scale: float = 1.0) -> np.ndarray:
         values: float64 [..., n].
         scale: of the comparison: what lies within `TIE` of it is a tie.
     """
-    return (values >= values.max(axis=-1, keepdims=True) - TIE * scale).argmax(axis=-1)
+    highest: np.ndarray = values >= values.max(axis=-1, keepdims=True) - TIE * scale
+    return np.asarray(highest.argmax(axis=-1))
 
 
 def merge_matrix(
@@ -152,9 +153,9 @@ def merge_matrix(
     """A `Selection.merge` from its entries.
 
     Args:
-        features: the picture.
+        features: the image.
         rows: int [e], the token of each entry.
-        columns: int [e], 0 for CLS, 1 + place among the *valid* patches.
+        columns: int [e], 0 for the class token, 1 + place among the *valid* patches.
         weights: float [e].
         count: of tokens.
     """
@@ -172,4 +173,5 @@ def merge_matrix(
 
 
 def _lengths(rows: Tensor) -> Tensor:
-    return rows.norm(dim=1).clamp(min=1e-300)
+    lengths: Tensor = rows.norm(dim=1).clamp(min=1e-300)
+    return lengths

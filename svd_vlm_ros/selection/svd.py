@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SVD-Prune: keep the patches with the highest leverage on the picture's dominant subspace."""
+"""SVD-Prune: keep the patches with the highest leverage on the image's dominant subspace."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SvdPrune:
 
     The paper leaves some things open; these are our readings, with what can be chosen:
 
-    * F is what the tower's layer -2 gives, before the projector, **not centred**. `centre=True`
+    * F is what the encoder gives, before the connector, **not centred**. `centre=True`
       takes the mean patch away first: U_k then spans what differs between patches, not their mean.
     * The leverage is that of U_k, **not** of U_k S_k: each direction of the subspace counts alike,
       however much energy it carries. (Of U_k S_k it would be close to the patches' norms.)
@@ -50,7 +50,7 @@ class SvdPrune:
       patches or more. So an adaptive `Budget` always has a number of tokens beside its energy.
     * **Ties** (duplicate patches): the lower index wins. Scores are taken one by one, so that two
       like patches may both be kept; rules that look at the set as a whole are other selectors.
-    * A picture without any contrast (F = 0, or centred and uniform) has no subspace: every patch
+    * An image without any contrast (F = 0, or centred and uniform) has no subspace: every patch
       has the leverage 1 / n.
     * Patches that show only **padding** are left out of F and are never kept.
 
@@ -69,8 +69,8 @@ class SvdPrune:
         rank: how k is chosen.
         rank_energy: the share of the squared singular values that U_k stands for, 0 < e <= 1.
         centre: take the mean patch away first.
-        warm_start: for a stream of pictures: start from the last picture's subspace, and decompose
-            anew where that does not prove the same patches (`selection/warm.py`). The selection is
+        warm_start: for a stream of images: start from the last image's subspace, and decompose
+            anew if that does not prove the same patches (`selection/warm.py`). The selection is
             the same; scores for display are within 1e-6. Then a selector has a state, `warm`, and
             belongs to one thread.
     """
@@ -97,7 +97,7 @@ class SvdPrune:
 
     @cached_property
     def warm(self) -> WarmStart:
-        """What `warm_start` remembers of the last picture, and how often that was enough."""
+        """What `warm_start` remembers of the last image, and how often that was enough."""
         return WarmStart()
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
@@ -178,8 +178,8 @@ def dominant_subspace(
 ) -> Tensor:
     """U_k: what spans the columns of a matrix but for a rest of its energy; see `SvdPrune`.
 
-    Takes what `leverage` takes, and in `products` the scalar products of the rows (centred, where
-    that is wanted), float64 [n, n], where they are known already; of the columns, [D, D], where
+    Takes what `leverage` takes, and in `products` the scalar products of the rows (centred, if
+    that is wanted), float64 [n, n], if they are known already; of the columns, [D, D], if
     these are fewer.
 
     Returns:
@@ -204,7 +204,7 @@ def dominant_subspace(
     vectors = vectors.flip(1)
     if memory is not None:
         memory.remember(vectors, k, (rows, columns))
-    top = vectors[:, :k].to(patches.device)
+    top: Tensor = vectors[:, :k].to(patches.device)
     if not wide:
         top = matrix @ (top / energies[:k].sqrt().to(patches.device))
     return top

@@ -26,14 +26,14 @@ BLOCK = 96  # rows that are factored at once: with fewer the products get slower
 
 @dataclass(frozen=True)
 class SvdCover:
-    """Keep the patches that together cover the picture, what is rare in it counting more.
+    """Keep the patches that together cover the image, what is rare in it counting more.
 
     With S_ij = max(0, cos(f_i, f_j)) the similarity of the patches [n, D], l_i the ridge leverage
     of patch i (below) and beta from 0 to 1, patch i has the weight
 
         w_i = (1 - beta) / n + beta l_i / sum l
 
-    and a set K covers the share C(K) = sum_i w_i max_{j in K} S_ij of the picture: 1 where every
+    and a set K covers the share C(K) = sum_i w_i max_{j in K} S_ij of the image: 1 where every
     patch is kept. Patches are taken one by one, each time the one that adds most to C: the greedy
     rule for facility location. C is submodular, so that it reaches 1 - 1/e of the best set or
     more.
@@ -51,7 +51,7 @@ class SvdCover:
     sign outweigh the tenth patch of grass, and coverage sees to it that one is enough.
     `docs/selectors.md` has what was tried and what each part is worth.
 
-    The rule looks at the picture alone, so that a Scene can be asked many questions, and it needs
+    The rule looks at the image alone, so that a Scene can be asked many questions, and it needs
     no attention weights. A fixed budget keeps its number of tokens; an adaptive one keeps the
     fewest whose C reaches its energy, and at most its number. The scores for display are what
     each patch added to C, of the others what it would still add. Ties: the lower index.
@@ -100,7 +100,7 @@ def ridge_leverage(products: Tensor, ridge: float) -> Tensor:
         ridge: lambda in mean squared lengths of the rows less their mean.
 
     Returns:
-        float64 [n], each from 0 to 1; all 1 where the rows do not differ.
+        float64 [n], each from 0 to 1; all 1 if the rows do not differ.
     """
     mean = products.mean(dim=0)
     centred = (products - mean).sub_((mean - mean.mean())[:, None])

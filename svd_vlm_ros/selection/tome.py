@@ -16,13 +16,14 @@ from svd_vlm_ros.selection.sets import TIE, keep_all, merge_matrix, tokens_of
 
 @dataclass(frozen=True)
 class ToMe:
-    """Token Merging (ICLR 2023), composed from the public sub-modules of CLIP's layers.
+    """Token Merging (ICLR 2023), composed from the public sub-modules of the encoder's layers.
 
     In every layer that leads to the features, between attention and MLP: the tokens are split into
     two halves, even and odd places; each even one looks for the odd one with the most similar key
     (cosine, the mean over heads); the r most similar pairs become one token each, the mean weighted
     by how many patches each stands for. Attention gives a token of s patches s times the weight:
-    log(s) is added to its logits. CLS is never merged. The encoder gets faster with every layer.
+    log(s) is added to its logits. A class token is never merged. The encoder gets faster with every
+    layer.
 
     Our readings:
 
@@ -41,7 +42,7 @@ class ToMe:
     needs: ClassVar[frozenset[Need]] = frozenset({"encoder"})
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """What was merged while the picture was encoded, or merge now, from the opened tower.
+        """What was merged while the image was encoded, or merge now, from the opened tower.
 
         The scores of a token's patches sum to the same for every token: bright is what is alone.
         """
@@ -49,7 +50,7 @@ class ToMe:
         if features.encoded is not None:
             if len(features.encoded) != wanted:
                 raise ValueError(
-                    f"the picture was encoded for {len(features.encoded)} tokens, not {wanted}"
+                    f"the image was encoded for {len(features.encoded)} tokens, not {wanted}"
                 )
             return features.encoded
         if features.encoder is None:
@@ -57,7 +58,11 @@ class ToMe:
         return self.encode(features.encoder, features.grid, features.valid, budget)[1]
 
     def encode(
-        self, encoder: Encoder, grid: tuple[int, int], valid: Tensor | None, budget: Budget
+        self,
+        encoder: Encoder,
+        grid: tuple[int, int] | None,
+        valid: Tensor | None,
+        budget: Budget,
     ) -> tuple[Tensor, Selection]:
         """Run the encoder's layers, merging.
 
@@ -70,32 +75,34 @@ class ToMe:
         Returns:
             float [N, D], for each patch the features of its token, and the selection.
         """
-        picture = VisualFeatures(encoder.hidden[0, 1:], grid, valid)
-        places = picture.valid_indices()
+        ahead = encoder.class_tokens
+        image = VisualFeatures(encoder.hidden[0, ahead:], grid, valid)
+        places = image.valid_indices()
         padding = torch.nonzero(~valid).flatten() if valid is not None else places[:0]
-        # CLS and padding in front, what may be merged behind them: attention knows no order.
-        front = 1 + len(padding)
-        order = torch.cat([places.new_zeros(1), 1 + padding, 1 + places])
+        # Class token and padding in front, what may be merged behind: attention knows no order.
+        front = ahead + len(padding)
+        class_rows = torch.arange(ahead, device=places.device)
+        order = torch.cat([class_rows, ahead + padding, ahead + places])
         tokens = _Tokens.single(encoder.hidden[0, order], front)
         lose = max(len(places) - tokens_of(budget, self.name), 0)
         for done, layer in enumerate(encoder.layers):
             share, odd = divmod(lose, len(encoder.layers))
             tokens = _run(layer, tokens, share + (done < odd))
         rows = tokens.hidden[front:]
-        patches = torch.empty_like(picture.patches)
+        patches = torch.empty_like(image.patches)
         patches[places] = rows[tokens.owner]
-        patches[padding] = tokens.hidden[1:front]
+        patches[padding] = tokens.hidden[ahead:front]
         worth = 1.0 / tokens.sizes[front:][tokens.owner].double()
         if not lose:
-            return patches, keep_all(picture, worth.cpu())
+            return patches, keep_all(image, worth.cpu())
         merge = merge_matrix(
-            picture,
+            image,
             tokens.owner.cpu().numpy(),
             1 + torch.arange(len(places)).numpy(),
             worth.cpu().numpy(),
             len(rows),
         )
-        scores = torch.zeros(len(picture), dtype=torch.float32, device=patches.device)
+        scores = torch.zeros(len(image), dtype=torch.float32, device=patches.device)
         scores[places] = (worth / len(rows)).float()
         return patches, Selection(places[tokens.stands], scores, merge, rows)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisionZip: keep what CLS looks at, merge the rest into a few tokens of context."""
+"""VisionZip: keep what the class token looks at, merge the rest into a few tokens of context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
 from svd_vlm_ros.selection.sets import (
-    cls_looks,
+    class_token_attention,
     cosines,
     first_of_highest,
     keep_all,
@@ -27,8 +27,9 @@ from svd_vlm_ros.selection.sets import (
 class VisionZip:
     """VisionZip (arXiv 2412.04467).
 
-    Of M tokens C are contextual, M - C dominant. Dominant are CLS itself and the M - C - 1 patches
-    that CLS looks at the most. Of the R patches that are left, in raster order, every (R // C)-th
+    Of M tokens C are contextual, M - C dominant. Dominant are the class token itself and the
+    M - C - 1 patches that it looks at the most. Of the R patches that are left, in raster order,
+    every (R // C)-th
     is a target; each other one joins the target whose key is most like its own (cosine, keys
     averaged over heads). A contextual token is its target **plus** the mean of those that joined.
 
@@ -36,19 +37,19 @@ class VisionZip:
 
     * C = M * 5 // 32: 10 of 64, 20 of 128, 30 of 192, as the paper has them; it says nothing on
       other budgets (2 of 16, 5 of 32).
-    * All tokens lie in raster order, each at its patch, contextual ones at their target. CLS lies
-      at the patch it looks at the most among those that stand for nothing else; that patch is the
-      one that `indices` names for it.
-    * A budget that reaches all patches keeps them as they are, without CLS.
+    * All tokens lie in raster order, each at its patch, contextual ones at their target. The class
+      token lies at the patch it looks at the most among those that stand for nothing else; that
+      patch is the one that `indices` names for it.
+    * A budget that reaches all patches keeps them as they are, without the class token.
     """
 
     name: ClassVar[str] = "visionzip"
-    needs: ClassVar[frozenset[Need]] = frozenset({"cls_attention", "keys"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"class_attention", "keys"})
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """Keep dominant patches and CLS, merge the rest. The scores are CLS's attention."""
+        """Keep dominant patches and the class token, merge the rest. The scores: its attention."""
         tokens = tokens_of(budget, self.name)
-        looks = cls_looks(features, self.name)
+        looks = class_token_attention(features, self.name)
         keys = rows_of(needed(features.keys, "keys", self.name), features)
         if tokens >= len(looks):
             return keep_all(features, looks)

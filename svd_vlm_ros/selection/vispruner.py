@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VisPruner: half of the tokens by CLS's attention, half by dropping what is there twice."""
+"""VisPruner: half of the tokens by the class token's attention, half by dropping duplicates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
 from svd_vlm_ros.selection.sets import (
-    cls_looks,
+    class_token_attention,
     cosines,
     keep_all,
     keep_set,
@@ -25,21 +25,22 @@ from svd_vlm_ros.selection.sets import (
 class VisPruner:
     """VisPruner (ICCV 2025).
 
-    The first M // 2 tokens are the patches that CLS looks at the most. The others, in raster order,
+    The first M // 2 tokens are the patches that the class token looks at the most. The others, in
+    raster order,
     are split into two halves, even and odd places; the 8 even ones that are most like an odd one
     (cosine) are dropped; this is done again until M - M // 2 are left.
 
     Our readings: it is the even ones that are dropped, with which odd one they agree does not
     matter; after each round the patches are in raster order again; the last round drops fewer than
-    8 where fewer are too many. Where there are fewer even ones than 8, a round drops them all.
+    8 if fewer are too many. If there are fewer even ones than 8, a round drops them all.
 
     Attributes:
-        important: the share of tokens that CLS chooses.
+        important: the share of tokens that the class token chooses.
         round_size: how many are dropped in a round.
     """
 
     name: ClassVar[str] = "vispruner"
-    needs: ClassVar[frozenset[Need]] = frozenset({"cls_attention"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"class_attention"})
     important: float = 0.5
     round_size: int = 8
 
@@ -50,9 +51,9 @@ class VisPruner:
             raise UserError(f"round_size must be 1 or more, not {self.round_size}.")
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """Keep what CLS looks at and what differs. The scores are CLS's attention."""
+        """Keep what the class token looks at and what differs. The scores are its attention."""
         tokens = tokens_of(budget, self.name)
-        looks = cls_looks(features, self.name)
+        looks = class_token_attention(features, self.name)
         if tokens >= len(looks):
             return keep_all(features, looks)
         order = ranked(looks)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SVD-Prune on a stream of pictures: start from the last picture's subspace, and prove the result.
+"""SVD-Prune on a stream of images: start from the last image's subspace, and prove the result.
 
 `SvdPrune(warm_start=True)` asks here first. A few steps of filtered subspace iteration lead from
-the last picture's subspace to this one's, without a decomposition of the whole Gram matrix G. What
-comes out is only taken where a bound on its error proves that the exact one keeps the same patches:
+the last image's subspace to this one's, without a decomposition of the whole Gram matrix G. What
+comes out is only taken if a bound on its error proves that the exact one keeps the same patches:
 
 * Q [m, k] are the Ritz vectors, r_j = |G q_j - theta_j q_j|. No eigenvalue of G on the complement
   of Q is above s: proven by a Cholesky factor of s - (1 - QQ^T) G (1 - QQ^T), so that no direction
@@ -38,12 +38,12 @@ AIM = 0.2  # of the angle that would do: what a filter aims at
 
 
 class WarmStart:
-    """What is remembered of the last picture. It changes how long a selection takes, and nothing
+    """What is remembered of the last image. It changes how long a selection takes, and nothing
     else.
 
     Attributes:
-        accepted: pictures whose selection was proven from the last one's subspace.
-        fallen_back: pictures for which that was tried, and then the exact way was taken.
+        accepted: images whose selection was proven from the last one's subspace.
+        fallen_back: images for which that was tried, and then the exact way was taken.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class WarmStart:
         self._of: tuple[int, ...] = ()  # the shape of the matrix it belongs to
 
     def clear(self) -> None:
-        """Forget the last picture; the counts stay."""
+        """Forget the last image; the counts stay."""
         self._basis = None
 
     def remember(self, vectors: Tensor, rank: int, shape: tuple[int, ...]) -> None:
-        """Take the exact eigenvectors, float64 [m, m] in descending order, for the next picture."""
+        """Take the exact eigenvectors, float64 [m, m] in descending order, for the next image."""
         size = rank + max(LEAST_GUARD, rank // 2)
         fits = size <= LARGEST_SHARE * len(vectors)
         self._basis = vectors[:, :size].clone() if fits else None
@@ -126,7 +126,8 @@ class WarmStart:
                 if proven and nothing_above(
                     ceiling, products, basis[:, :k], image[:, :k], energies
                 ):
-                    return lengths / lengths.sum()
+                    scores: Tensor = lengths / lengths.sum()
+                    return scores
                 return None
 
             # What lies below `edge` a filter of degree d leaves as it is, and lifts the j-th
@@ -156,7 +157,8 @@ def filtered(products: Tensor, basis: Tensor, image: Tensor, edge: float, degree
     before, now = basis, image * (2.0 / edge) - basis
     for _ in range(degree - 1):
         before, now = now, (products @ now) * (4.0 / edge) - 2.0 * now - before
-    return torch.linalg.qr(now / now.norm(dim=0).clamp(min=1e-300)).Q
+    rotated: Tensor = torch.linalg.qr(now / now.norm(dim=0).clamp(min=1e-300)).Q
+    return rotated
 
 
 def nothing_above(
@@ -185,7 +187,7 @@ def largest_angle(lengths: Tensor, budget: Budget) -> float:
         budget: what is kept by them.
 
     Returns:
-        The sine of the angle; 0 where nothing is certain.
+        The sine of the angle; 0 if nothing is certain.
     """
     n, total = len(lengths), float(lengths.sum())
     scores, order = (lengths / total).sort(descending=True, stable=True)

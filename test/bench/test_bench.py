@@ -24,7 +24,7 @@ from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.cli.processes import environment
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.models.files import find_folder
 from svd_vlm_ros.planning.memory import Floats
 from svd_vlm_ros.planning.shapes import find_llava
 

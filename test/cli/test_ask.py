@@ -165,8 +165,8 @@ def test_a_downloaded_model_answers_offline(svd_vlm, hub, photo: Path, tmp_path:
 
 def tiny_checkpoint(folder: Path) -> dict[str, bytes]:
     """The files of a LLaVA-1.5 with random weights and scout's tokenizer."""
-    from svd_vlm_ros.llava.files import scout_folder
-    from svd_vlm_ros.llava.loading import load_llava
+    from svd_vlm_ros.models.files import scout_folder
+    from svd_vlm_ros.models.llava.loading import load_llava
 
     load_llava("random:tiny", precision="fp32", device="cpu").model.save_pretrained(folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

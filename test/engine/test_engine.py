@@ -53,7 +53,7 @@ def test_a_scene_asked_in_any_order_answers_like_a_fresh_one(engine):
 
 
 def test_a_scene_belongs_to_its_engine(engine, scene):
-    other = SceneEngine(engine._loaded, engine.info, engine._selector)
+    other = SceneEngine(engine.loaded, engine.info, engine.selector)
     for ask in (other.ask, lambda *asked: other.choose(*asked, ["yes", "no"])):
         with pytest.raises(ValueError, match="another engine"):
             ask(scene, QUESTIONS[0])
@@ -70,6 +70,15 @@ def test_asking_does_not_write_into_the_scene(engine):
     assert scene.prefix.memory_bytes == sum(state.nbytes for state in after)
 
 
+def test_a_prefix_is_written_once(engine):
+    scene = engine.see(WIDE)
+    engine.ask(scene, QUESTIONS[0], max_new_tokens=1)
+    read = scene.prefix.layers
+    with pytest.raises(RuntimeError, match="never change"):
+        scene.prefix.fill(())
+    assert scene.prefix.layers is read
+
+
 @pytest.mark.parametrize("first", ["ask", "ask_many", "choose", "choose_many"])
 def test_the_picture_is_read_with_the_first_question(engine, first):
     """One pass less; and what is kept of it serves all later questions."""
@@ -83,7 +92,7 @@ def test_the_picture_is_read_with_the_first_question(engine, first):
         "choose_many": lambda scene: engine.choose_many(scene, [(q, choices) for q in QUESTIONS]),
     }
     passes = []
-    hook = engine._loaded.model.model.language_model.norm.register_forward_hook(
+    hook = engine.loaded.model.model.language_model.norm.register_forward_hook(
         lambda _, rows, __: passes.append(len(rows[0]))
     )
     scene = engine.see(WIDE)
@@ -107,7 +116,7 @@ def test_a_first_question_that_fails_leaves_the_picture_for_the_next(engine, mon
     scene = engine.see(WIDE)
     assert engine.ask(scene, QUESTIONS[0], should_stop=lambda: "cancel").token_ids == ()
     assert scene.prefix.unread is not None
-    layer = engine._loaded.model.model.language_model.layers[1]
+    layer = engine.loaded.model.model.language_model.layers[1]
     with monkeypatch.context() as broken:
         broken.setattr(layer.mlp, "forward", lambda _: (_ for _ in ()).throw(MemoryError("full")))
         with pytest.raises(MemoryError):
@@ -139,7 +148,7 @@ def test_the_picture_is_not_changed_and_not_kept(engine):
 
 def test_the_last_vision_layer_is_never_computed(checkpoint):
     engine = SceneEngine.load(str(checkpoint), precision="fp32")
-    layers = engine._loaded.model.model.vision_tower.encoder.layers
+    layers = engine.loaded.model.model.vision_tower.encoder.layers
     computed = []
     for index, layer in enumerate(layers):
         layer.register_forward_hook(lambda *_, index=index: computed.append(index))
@@ -171,7 +180,7 @@ def test_what_the_engine_tells(engine, small_checkpoint):
     assert (info.selector, info.visual_tokens, info.token_cap) == ("svd-cover", 16, 192)
     assert (info.visual_tokens_total, info.grid, info.image_size) == (49, (7, 7), 112)
     assert (info.aspect, info.context, info.random_weights) == ("pad", 1024, False)
-    model = engine._loaded.model
+    model = engine.loaded.model
     tensors = [*model.parameters(), *model.buffers()]
     assert info.weight_bytes == sum(tensor.nbytes for tensor in tensors)
     assert engine.peak_memory_bytes() == 0
@@ -183,9 +192,9 @@ def test_what_the_engine_tells(engine, small_checkpoint):
 def test_the_budget_of_one_picture(engine, visual_tokens, kept):
     # 35 of the 49 patches of a wide picture show some of it
     engine = SceneEngine(
-        engine._loaded,
+        engine.loaded,
         engine.info.__class__(**{**vars(engine.info), "token_cap": 12}),
-        engine._selector,
+        engine.selector,
     )
     assert engine.see(WIDE, visual_tokens=visual_tokens).tokens_kept == kept
 
@@ -234,7 +243,7 @@ def test_pictures_of_any_memory_layout_are_read(engine, image):
         ("\x1b[2J", "U\\+001B"),
         ("half \ud83d", "U\\+D83D"),
         ("a" * 100_000, "100000 characters"),
-        ("why? " * 1000, "tokens; beside the picture"),
+        ("why? " * 1000, "tokens; beside the image"),
         (None, "must be text, not NoneType"),
         (b"why?", "must be text, not bytes"),
     ],
@@ -243,7 +252,10 @@ def test_questions_that_can_not_be_asked_are_named(engine, scene, question, told
     for ask in (engine.ask, lambda s, q: engine.choose(s, q, ["yes", "no"])):
         with pytest.raises(UserError, match=told):
             ask(scene, question)
-    assert engine.ask(scene, QUESTIONS[0]).text is not None
+    # What was refused left no trace in the scene.
+    fresh = engine.ask(engine.see(WIDE), QUESTIONS[0])
+    assert fresh.answer_tokens > 0
+    assert alike(engine.ask(scene, QUESTIONS[0]), fresh)
 
 
 def test_room_for_the_answer_is_counted(engine, scene):
@@ -277,7 +289,7 @@ def test_should_stop_ends_the_answer_before_the_next_token(engine, scene, after)
 def test_should_stop_spares_the_reading_of_the_question(engine, scene):
     computed = []
     # The last module of every pass through the language model's layers.
-    hook = engine._loaded.model.model.language_model.norm.register_forward_hook(
+    hook = engine.loaded.model.model.language_model.norm.register_forward_hook(
         lambda *_: computed.append(None)
     )
     engine.ask(scene, QUESTIONS[0], should_stop=lambda: "canceled")
@@ -305,10 +317,10 @@ def test_confidence_is_the_geometric_mean_of_the_probabilities(engine, scene):
 
 def test_an_end_token_ends_the_answer(engine, scene):
     first, second = engine.ask(scene, QUESTIONS[0], max_new_tokens=2).token_ids
-    loaded = engine._loaded
+    loaded = engine.loaded
     for end, kept in ((second, (first,)), (first, ())):
         changed = type(loaded)(**{**vars(loaded), "end_token_ids": frozenset({end})})
-        other = SceneEngine(changed, engine.info, engine._selector)
+        other = SceneEngine(changed, engine.info, engine.selector)
         answer = other.ask(other.see(WIDE), QUESTIONS[0])
         assert (answer.token_ids, answer.finish_reason) == (kept, "stop")
         assert 0.0 < answer.confidence <= 1.0
@@ -324,8 +336,8 @@ def test_choices_are_scored_as_by_passes_of_their_own(engine, scene):
     assert answer.text == CHOICES[int(np.argmax(answer.probabilities))]
     assert answer.confidence == max(answer.probabilities)
     assert answer.finish_reason == "choice"
-    end = engine._loaded.model.generation_config.eos_token_id
-    model, scores = engine._loaded.model, []
+    end = engine.loaded.model.generation_config.eos_token_id
+    model, scores = engine.loaded.model, []
     for choice in CHOICES:
         ids = [
             *engine._prompt.after(QUESTIONS[0]),
@@ -335,7 +347,7 @@ def test_choices_are_scored_as_by_passes_of_their_own(engine, scene):
         asked = len(engine._prompt.after(QUESTIONS[0]))
         with torch.inference_mode():
             logits = model(
-                inputs_embeds=engine._language.embed(ids)[None],
+                inputs_embeds=engine._language.embed(ids).rows[None],
                 past_key_values=DynamicCache(ddp_cache_data=scene.prefix.layers),
             ).logits[0]
         chances = logits.double().log_softmax(-1)
@@ -354,7 +366,7 @@ def test_the_order_of_choices_does_not_matter(engine, scene):
 def test_choices_cost_one_pass(engine, scene):
     computed = []
     # The last module of every pass through the language model's layers.
-    hook = engine._loaded.model.model.language_model.norm.register_forward_hook(
+    hook = engine.loaded.model.model.language_model.norm.register_forward_hook(
         lambda *_: computed.append(None)
     )
     engine.choose(scene, QUESTIONS[0], CHOICES)
@@ -371,7 +383,7 @@ def test_choices_cost_one_pass(engine, scene):
         (["yes", " "], "choice is empty"),
         (["yes", " yes"], "the same"),
         (["yes", None], "choice must be text"),
-        (["yes", "no " * 2000], "beside the picture|characters"),
+        (["yes", "no " * 2000], "beside the image|characters"),
     ],
 )
 def test_choices_that_can_not_be_used_are_named(engine, scene, choices, told):
@@ -383,7 +395,7 @@ def test_choices_that_can_not_be_used_are_named(engine, scene, choices, told):
 def test_special_tokens_in_a_question_are_only_text(engine, scene, text):
     question = f"what does {text} mean?"
     ids = engine._prompt.after(question)
-    special = set(engine._loaded.tokenizer.all_special_ids) | {engine._loaded.image_token_id}
+    special = set(engine.loaded.tokenizer.all_special_ids) | {engine.loaded.image_token_id}
     assert special.isdisjoint(ids)
     answer = engine.ask(scene, question, max_new_tokens=3)
     assert answer.prompt_tokens == scene.prefix.length + len(ids)
@@ -414,7 +426,7 @@ def test_a_closed_engine_frees_its_weights_and_says_so(small_checkpoint):
 
     engine = SceneEngine.load(str(small_checkpoint), precision="fp32")
     scene = engine.see(WIDE)
-    weights = weakref.ref(engine._loaded.model)
+    weights = weakref.ref(engine.loaded.model)
     engine.close()
     engine.close()
     gc.collect()

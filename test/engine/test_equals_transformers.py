@@ -10,7 +10,7 @@ from checkpoints import MEAN, load_stock
 from transformers import AutoProcessor
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.llava.files import scout_folder
+from svd_vlm_ros.models.files import scout_folder
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 

@@ -39,10 +39,10 @@ def deep(tmp_path_factory):
 
 def reader_of(engine, name):
     """The plain reading of a method, with the counts that its plan names."""
-    selector = engine._selector
+    selector = engine.selector
     counts = selector.plan(LAYERS, PATCHES, Budget(BUDGET)).counts
     stages = {i: counts[i] for i in range(1, LAYERS) if counts[i] < counts[i - 1]}
-    model = engine._loaded.model
+    model = engine.loaded.model
     if name == "fastv":
         return plain.PlainReader(model, plain.last_token, stages, False, "previous")
     if name == "pyramiddrop":
@@ -66,10 +66,10 @@ def test_tokens_kept_and_written_equal_a_plain_reading(deep, name):
     for question in QUESTIONS:
         answer = deep.ask(scene, question, max_new_tokens=6)
         with torch.inference_mode():
-            before = deep._language.embed(deep._prompt.before)
-            words = deep._language.embed(deep._prompt.after(question))
+            before = deep._language.embed(deep._prompt.before).rows
+            words = deep._language.embed(deep._prompt.after(question)).rows
             tokens, layer_tokens, patches = reader_of(deep, name).answer(
-                before, scene.pending.projected, words, 6, deep._loaded.end_token_ids
+                before, scene.pending.visual.rows, words, 6, deep.loaded.end_token_ids
             )
         assert answer.layer_tokens == layer_tokens
         assert answer.selection.indices.tolist() == patches
@@ -85,18 +85,18 @@ def test_choices_are_scored_by_a_plain_reading(deep, name):
     deep.use_selector(name, visual_tokens=BUDGET)
     scene, choices = deep.see(WIDE), ("yes", "no", "a red car")
     answer = deep.choose(scene, QUESTIONS[0], choices)
-    end = min(deep._loaded.end_token_ids)
+    end = min(deep.loaded.end_token_ids)
     scores = []
     with torch.inference_mode():
-        before = deep._language.embed(deep._prompt.before)
-        words = deep._language.embed(deep._prompt.after(QUESTIONS[0]))
+        before = deep._language.embed(deep._prompt.before).rows
+        words = deep._language.embed(deep._prompt.after(QUESTIONS[0])).rows
         reader = reader_of(deep, name)
         for choice in choices:
             text, score = words, 0.0
             for token in (*deep._prompt.answer(QUESTIONS[0], choice), end):
-                found = reader.read(before, scene.pending.projected, text, len(words))
+                found = reader.read(before, scene.pending.visual.rows, text, len(words))
                 score += float(found.logits.double().log_softmax(0)[token])
-                text = torch.cat([text, deep._language.embed([token])])
+                text = torch.cat([text, deep._language.embed([token]).rows])
             scores.append(score)
     wanted = torch.tensor(scores).softmax(0).tolist()
     assert answer.probabilities == pytest.approx(wanted, abs=1e-4)

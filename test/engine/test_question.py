@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Selectors that look at the question: the engine knows that their scenes can't be shared."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,22 @@ def test_who_looks_at_the_question():
     assert {name for name, one in made.items() if looks_at_question(one)} == set(ASKING)
 
 
+@pytest.mark.parametrize("name", ["svd", "mmtok", "fastv"])
+def test_the_first_scene_books_the_prefill_of_the_system_prompt(engine, name):
+    """Under its own field, whatever the kind of selector; all others have nothing to read."""
+    engine.use_selector(name, visual_tokens=40)
+    prefill = engine._language.prefill
+    engine._language.prefill = lambda tokens: (time.sleep(0.3), prefill(tokens))[1]
+    try:
+        engine.use_system_prompt(None)
+        first, second = engine.see(WIDE), engine.see(WIDE)
+    finally:
+        engine._language.prefill = prefill
+        engine.use_selector("svd", visual_tokens=16)
+    assert first.timings.prefill > 0.3 > first.timings.project
+    assert second.timings.prefill == 0.0
+
+
 @pytest.mark.parametrize("name", list(ASKING))
 def test_each_question_chooses_for_itself(engine, name):
     engine.use_selector(name, **ASKING[name])
@@ -39,30 +56,30 @@ def test_each_question_chooses_for_itself(engine, name):
     assert not scene.shareable
     assert scene.prefix is None
     assert scene.selection is None
-    assert (scene.timings.select, scene.timings.prefill) == (0.0, 0.0)
+    assert scene.timings.select == 0.0
     answers = engine.ask_many(scene, QUESTIONS, max_new_tokens=8)
     for question, answer in zip(QUESTIONS, answers, strict=True):
         assert answer.timings.select > 0.0 < answer.timings.project
         assert len(answer.selection) == scene.tokens_kept == 16
         assert answer.layer_tokens == (16,) * engine._language.layers
         # what a selector is to get, put together here
-        embed = engine._loaded.model.get_input_embeddings()
-        tokenizer = engine._loaded.tokenizer
+        embed = engine.loaded.model.get_input_embeddings()
+        tokenizer = engine.loaded.tokenizer
         ids = tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
         with torch.inference_mode():
-            selector = engine._selector
+            selector = engine.selector
             features = engine.features(WIDE)
             features = replace(features, question=embed(ids))
-            if engine._rule.compare is not None:
-                common = engine._rule.compare(features, question, embed(ids))
+            if engine._chosen.compare is not None:
+                common = engine._chosen.compare(features, question, embed(ids))
                 features = replace(features, image_text=common)
             wanted = selector(features, Budget(16))
             assert torch.equal(answer.selection.indices, wanted.indices)
-            tokens = engine._looker.projector(features, wanted)
-            before = engine._language.embed(engine._prompt.before)
-            text = engine._language.embed(engine._prompt.after(question))
+            tokens = engine._scenes.connector(features, wanted).rows
+            before = engine._language.embed(engine._prompt.before).rows
+            text = engine._language.embed(engine._prompt.after(question)).rows
             rows = torch.cat([before, tokens, text])
-            written = engine._loaded.model.generate(
+            written = engine.loaded.model.generate(
                 inputs_embeds=rows[None],
                 attention_mask=torch.ones(1, len(rows), dtype=torch.int64),
                 do_sample=False,
@@ -88,7 +105,7 @@ def test_one_by_one_and_together_agree(engine, name):
         assert len(one.selection) == 16
     stopped = engine.ask(scene, QUESTIONS[0], should_stop=lambda: "canceled")
     assert (stopped.finish_reason, stopped.selection) == ("canceled", None)
-    with pytest.raises(UserError, match="beside the picture"):
+    with pytest.raises(UserError, match="beside the image"):
         engine.ask(scene, "why? " * 1000)
 
 

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.evaluation.catalog import open_task
 from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.finishing import finish, weights_hash
 from svd_vlm_ros.evaluation.records import Folder, read_folder, shard_path
 from svd_vlm_ros.evaluation.report import report_html
 from svd_vlm_ros.evaluation.runner import run_shard
 from svd_vlm_ros.evaluation.runs import Run
-from svd_vlm_ros.evaluation.tasks import open_task
 
 pytestmark = pytest.mark.timeout(400)  # whole runs, and a process's start, on a busy machine
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.evaluation.tasks import SHORT_ANSWER, open_task
+from svd_vlm_ros.evaluation.catalog import open_task
+from svd_vlm_ros.evaluation.tasks import SHORT_ANSWER
 
 GREY = np.full((24, 32, 3), 128, np.uint8)
 

@@ -114,7 +114,7 @@ def test_cleanup_gives_the_memory_back(
 
     def loaded(*args: Any, **options: Any) -> SceneEngine:
         engine = load(*args, **options)
-        weights.extend(weakref.ref(one) for one in engine._loaded.model.parameters())
+        weights.extend(weakref.ref(one) for one in engine.loaded.model.parameters())
         return engine
 
     def seen(*args: Any, **options: Any) -> Any:

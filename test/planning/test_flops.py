@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.llava.random import random_config
+from svd_vlm_ros.models.llava.random import random_config
 from svd_vlm_ros.planning.flops import PAPER_TABLE, paper_work, true_work
 from svd_vlm_ros.planning.shapes import find_llava, llava_from_config
 

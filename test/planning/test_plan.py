@@ -63,8 +63,8 @@ PLAN_HERE = ["plan", "--device", "this", "--model", "llava-1.5-7b"]
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_those_that_are_loaded(precision):
-    from svd_vlm_ros.llava.loading import load_llava
-    from svd_vlm_ros.llava.precision import weight_bytes
+    from svd_vlm_ros.models.llava.loading import load_llava
+    from svd_vlm_ros.models.weights.precision import weight_bytes
     from svd_vlm_ros.planning.shapes import llava_from_config
 
     model = load_llava("random:tiny", precision=precision, device="cpu").model
@@ -198,7 +198,7 @@ def test_planning_imports_no_torch():
 
 
 def test_this_cpu_is_planned_from_one_layer(monkeypatch, tmp_path):
-    from svd_vlm_ros.llava import layer_speed
+    from svd_vlm_ros.models.weights import layer_speed
 
     speeds = {"fp32": (0.05, 0.01, 0.01), "bf16": (0.05, 0.006, 0.01)}
     speeds |= {"int8": (0.02, 0.002, 0.01), "int4": (0.02, 0.001, 0.01)}

@@ -51,13 +51,15 @@ def picture(layers):
             torch.randn(count, width, generator=generator),
             grid,
             valid,
-            cls_attention=looks[:, 1:],
-            cls=torch.randn(width, generator=generator),
+            class_attention=looks[:, 1:],
+            class_token=torch.randn(width, generator=generator),
             keys=torch.randn(count, 8, generator=generator),
-            cls_key=torch.randn(8, generator=generator),
+            class_key=torch.randn(8, generator=generator),
             projected=torch.randn(count, 24, generator=generator),
             image_text=ImageText(
-                unit(count, 12, generator=generator), unit(1, 12, generator=generator), space
+                unit(count, 12, generator=generator),
+                unit(1, 12, generator=generator),
+                inverted=space == "clip",
             ),
             question=torch.randn(5, 24, generator=generator),
             encoder=Encoder(torch.randn(1, 1 + count, WIDTH, generator=generator), layers),
@@ -77,7 +79,7 @@ def reordered():
             **rows,
             grid=features.grid if len(order) == len(features) else (1, len(order)),
             valid=None if features.valid is None else features.valid[order],
-            cls_attention=features.cls_attention[:, order],
+            class_attention=features.class_attention[:, order],
             image_text=replace(features.image_text, patches=features.image_text.patches[order]),
             encoder=None,
         )

@@ -9,16 +9,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from svd_vlm_ros.llava.clip_text import word_relevance
-from svd_vlm_ros.llava.files import scout_folder
-from svd_vlm_ros.llava.loading import load_llava
-from svd_vlm_ros.llava.preprocess import preprocess
-from svd_vlm_ros.llava.projector import token_rows
-from svd_vlm_ros.llava.vision import VisionTower
+from svd_vlm_ros.models.files import scout_folder
+from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.preprocess import preprocess
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.relevance import word_relevance
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, Encoder, VisualFeatures, make_selector, selector_names
 from svd_vlm_ros.selection.greedy import greedy_coverage, greedy_volume
+from svd_vlm_ros.selection.tokens import token_rows
 
 # The others look at where a patch lies: `grid` by its rule, `random` by its draw, `visionzip`,
 # `vispruner` and `tome` because they split what is left by even and odd places.
@@ -113,7 +113,7 @@ def test_of_equal_patches_the_lower_one_is_kept(name, budget, picture, reordered
 def test_a_picture_of_one_colour_is_no_fault(name, picture):
     features = picture(3)
     same = {field: torch.ones_like(getattr(features, field)) for field in ("patches", "keys")}
-    flat = replace(features, **same, cls_attention=torch.full((2, 48), 1 / 49))
+    flat = replace(features, **same, class_attention=torch.full((2, 48), 1 / 49))
     chosen = make_selector(name)(flat, Budget(9))
     assert len(chosen) == 9
     assert bool(chosen.scores.isfinite().all())
@@ -175,19 +175,27 @@ def scenes():
         pytest.skip("scout has no weights yet")
     loaded = load_llava("scout", precision="fp32", device="cpu")
     tower = VisionTower(loaded.model)
-    needs = frozenset({"cls_attention", "keys", "projected", "encoder"})
+    needs = frozenset({"class_attention", "keys", "projected", "encoder"})
     asked = loaded.tokenizer("what colour is the car?", return_tensors="pt").input_ids[0]
     seen = []
     with torch.inference_mode():
         question = loaded.model.model.language_model.embed_tokens(asked)
         for seed in HELD_OUT_SEEDS[:6]:
-            picture = preprocess(render(sample_scene(seed)), loaded.pictures, "pad")
+            picture = preprocess(render(sample_scene(seed)), loaded.images, "pad")
             seen.append(replace(tower(picture, needs), question=question))
     return seen
 
 
 def half(features: VisualFeatures) -> VisualFeatures:
-    names = ("patches", "cls_attention", "cls", "keys", "cls_key", "projected", "question")
+    names = (
+        "patches",
+        "class_attention",
+        "class_token",
+        "keys",
+        "class_key",
+        "projected",
+        "question",
+    )
     rounded = {name: getattr(features, name).half().float() for name in names}
     encoder = Encoder(features.encoder.hidden.half().float(), features.encoder.layers)
     return replace(features, **rounded, encoder=encoder)

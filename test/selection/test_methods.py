@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from svd_vlm_ros.llava.projector import token_rows
 from svd_vlm_ros.selection import Budget, make_selector
+from svd_vlm_ros.selection.tokens import token_rows
 
 GRID = (4, 6)
 COUNT = 24
@@ -48,7 +48,7 @@ def total(vectors, weights):
 
 
 def looks(features):
-    heads = rows(features.cls_attention)
+    heads = rows(features.class_attention)
     return [sum(head[i] for head in heads) for i in range(COUNT)]
 
 
@@ -97,7 +97,7 @@ def test_visionzip(picture, seed, budget):
                 if group
                 else patches[target]
             )
-        tokens[best(sorted(others), lambda i: worth[i])] = rows(features.cls[None])[0]
+        tokens[best(sorted(others), lambda i: worth[i])] = rows(features.class_token[None])[0]
     assert chosen.indices.tolist() == sorted(tokens)
     wanted = torch.tensor([tokens[i] for i in sorted(tokens)])
     torch.testing.assert_close(token_rows(features, chosen), wanted, atol=1e-5, rtol=1e-5)

@@ -11,6 +11,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import (
     NEEDS,
     Budget,
+    Encoder,
     VisualFeatures,
     looks_at_question,
     make_selector,
@@ -225,7 +226,7 @@ def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
     with torch.inference_mode():
         features, before = picture(), picture()
         make_selector(name)(features, Budget(5))
-        for field in ("patches", "cls_attention", "cls", "keys", "projected", "question"):
+        for field in ("patches", "class_attention", "class_token", "keys", "projected", "question"):
             assert torch.equal(getattr(features, field), getattr(before, field))
         assert torch.equal(features.image_text.patches, before.image_text.patches)
         assert torch.equal(features.encoder.hidden, before.encoder.hidden)
@@ -261,3 +262,24 @@ def test_features_that_do_not_fit_are_refused():
 
 def _all_places():
     return torch.cartesian_prod(torch.arange(24.0), torch.arange(24.0))
+
+
+def test_patches_need_not_form_a_grid():
+    features = VisualFeatures(torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), None)
+    for name in ("svd-cover", "svd", "random", "norm"):
+        assert len(make_selector(name)(features, Budget(3))) == 3
+    with pytest.raises(UserError, match="one grid"):
+        make_selector("grid")(features, Budget(3))
+
+
+def test_an_encoder_without_class_token_is_merged_in(layers):
+    """ToMe on patches alone: nothing in front of them, and every budget is met."""
+    hidden = torch.randn(1, 48, 16, generator=torch.Generator().manual_seed(1))
+    encoder = Encoder(hidden, layers, class_tokens=0)
+    for count in (5, 30, 48):
+        patches, chosen = make_selector("tome").encode(encoder, (6, 8), None, Budget(count))
+        assert (patches.shape, len(chosen)) == ((48, 16), count)
+    plain = hidden
+    for layer in layers:
+        plain = layer(plain, None)
+    torch.testing.assert_close(patches, plain[0], atol=1e-5, rtol=1e-5)

@@ -253,7 +253,7 @@ def test_scout_answers_the_same_along_a_drive():
             (scene.selection.indices.tolist(), engine.describe(scene).text)
             for scene in (engine.see(render(drive(8.0 + 0.2 * step))) for step in range(6))
         ]
-        counts = engine._selector.warm
+        counts = engine.selector.warm
         assert (counts.accepted > 3) == warm
         engine.close()
     assert answers[True] == answers[False]

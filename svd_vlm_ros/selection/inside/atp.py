@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ATP: prune at each layer, by how much text and picture look at each token."""
+"""ATP: prune at each layer, by how much text and image look at each token."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ class AdaptiveTokenPruning:
     inter- and intra-modal attention at each layer, with a budget that adapts to the input.
 
     There is no code and no schedule of it, and its formula, a * norm(similarity of patch and text)
-    + (1 - a) * norm(attention of CLS), is given for the encoder. What the abstract leaves open, and
+    + (1 - a) * norm(attention of the class token), is given for the encoder. What the abstract
+    leaves open, and
     what was chosen here:
 
     * **Inter-modal** attention of a visual token: what the text's tokens pay to it, the mean over
       them and over heads, in the layer that just ran.
     * **Intra-modal** attention: what visual tokens pay to it, the mean over those that can see it.
       The language model is causal: a token is seen by those behind it and by itself. A mean over
-      all tokens would rank the top of the picture highest.
+      all tokens would rank the top of the image highest.
     * **Score** = a * norm(inter) + (1 - a) * norm(intra), with norm to the range 0 to 1, a = .5.
     * **Progressive:** in front of every layer from the third of 32 on, each with a cap. The caps
       fall geometrically, by the rate at which their average over all layers is the budget M.
     * **Adaptive:** of what the cap allows only the fewest tokens stay whose scores sum to `mass` of
-      all. A picture in which little matters to the question falls faster than the caps do; so M is
+      all. An image in which little matters to the question falls faster than the caps do; so M is
       the most that the **average over the layers** can be, and `Answer.layer_tokens` says what it
       was. A budget given as an energy is the mass, with the cap as M.
     * **Positions** stay what they were, so that words and patches keep their distances.
@@ -52,13 +53,12 @@ class AdaptiveTokenPruning:
 
     Attributes:
         balance: a, from 0 (intra-modal alone) to 1 (inter-modal alone).
-        mass: share of the scores that stays at a layer, where the budget is a number.
+        mass: share of the scores that stays at a layer if the budget is a number.
         layer: how many layers of 32 read all tokens.
         counts: "average", or "kept": at most M tokens are left in the last layer.
     """
 
     name: ClassVar[str] = "atp"
-    inside: ClassVar[bool] = True
     balance: float = 0.5
     mass: float = 0.99
     layer: int = 2
@@ -102,7 +102,7 @@ class AdaptiveTokenPruning:
         return Kept(highest(scores, min(view.keep, enough)), scores)
 
     def scores(self, view: View) -> Tensor:
-        """float32 [n]: what text and picture pay to each visual token."""
+        """float32 [n]: what text and image pay to each visual token."""
         count = len(view.visual)
         rows = torch.arange(count, device=view.visual.device)
         inter = view.attention(view.text_rows()).mean(dim=0)
@@ -112,6 +112,6 @@ class AdaptiveTokenPruning:
 
 
 def _norm(values: Tensor) -> Tensor:
-    """Values [n] in the range 0 to 1; all 0 where they are equal."""
+    """Values [n] in the range 0 to 1; all 0 if they are equal."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low).clamp(min=torch.finfo(values.dtype).tiny)

@@ -43,7 +43,6 @@ class FastV:
     """
 
     name: ClassVar[str] = "fastv"
-    inside: ClassVar[bool] = True
     layer: int = 2
     counts: Counts = "average"
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection.interface import Budget
+from svd_vlm_ros.selection.values import Budget
 
 PAPER_LAYERS = 32  # of Vicuna-7B, in which the papers count their layers
 
@@ -98,7 +98,8 @@ class Kept:
     centres: Tensor | None = None
 
 
-class InsideSelector(Protocol):
+@runtime_checkable
+class LayerSelector(Protocol):
     """A rule that drops visual tokens between the layers of the language model."""
 
     @property
@@ -106,17 +107,12 @@ class InsideSelector(Protocol):
         """The name that users write."""
         ...
 
-    @property
-    def inside(self) -> bool:
-        """True: it acts inside the language model."""
-        ...
-
     def plan(self, layers: int, visual_tokens: int, budget: Budget) -> LayerPlan:
         """Say what each layer reads.
 
         Args:
             layers: of the language model.
-            visual_tokens: of the picture.
+            visual_tokens: of the image.
             budget: what is asked for. As many as there are, or more: nothing is dropped.
 
         Raises:
@@ -137,7 +133,7 @@ def all_layers(layers: int, visual_tokens: int) -> tuple[int, ...]:
 
 
 def fixed_tokens(name: str, budget: Budget) -> int:
-    """The number of tokens of a fixed budget. Raises `UserError` where it is an energy."""
+    """The number of tokens of a fixed budget. Raises `UserError` if it is an energy."""
     if budget.energy is not None:
         raise UserError(f"The selector '{name}' takes a number of visual tokens, not an energy.")
     return budget.tokens
@@ -153,7 +149,7 @@ def scaled_stages(stages: Sequence[int], layers: int) -> dict[int, int]:
     Returns:
         {the layer that comes next: the number of the stage, from 0}. With 32 layers these are the
         paper's. In a shallow model several stages can fall together: the last of them remains.
-        Empty where there is only one layer.
+        Empty if there is only one layer.
     """
     if layers < 2:
         return {}
@@ -215,6 +211,6 @@ def highest(scores: Tensor, keep: int) -> Tensor:
 
 
 def check_counts(name: str, counts: str) -> None:
-    """Raise `UserError` where what a budget counts is not known."""
+    """Raise `UserError` if what a budget counts is not known."""
     if counts not in ("average", "kept"):
         raise UserError(f"The {name} selector counts 'average' or 'kept', not '{counts}'.")

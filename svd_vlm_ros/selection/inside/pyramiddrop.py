@@ -45,7 +45,6 @@ class PyramidDrop:
     """
 
     name: ClassVar[str] = "pyramiddrop"
-    inside: ClassVar[bool] = True
     stages: Sequence[int] = (8, 16, 24)
     counts: Counts = "average"
 

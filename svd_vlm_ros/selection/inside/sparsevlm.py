@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SparseVLM: text tokens that belong to the picture vote; part of what is dropped is recycled."""
+"""SparseVLM: text tokens that belong to the image vote; part of what is dropped is recycled."""
 
 from __future__ import annotations
 
@@ -63,7 +63,6 @@ class SparseVLM:
     """
 
     name: ClassVar[str] = "sparsevlm"
-    inside: ClassVar[bool] = True
     recycle: bool = True
     counts: Counts = "average"
 
@@ -132,7 +131,7 @@ def clusters_of(dropped: int) -> int:
 
 
 def raters_of(visual: Tensor, text: Tensor) -> Tensor:
-    """The text tokens that belong to the picture: int64 [r], ascending, at least one.
+    """The text tokens that belong to the image: int64 [r], ascending, at least one.
 
     Args:
         visual: [n, hidden].

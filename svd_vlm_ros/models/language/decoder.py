@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoder layers as a loop of our own, over transformers' public sub-modules.
+
+The loop is what transformers' own model does, for one row of tokens and over a `Workspace`. It is
+ours for three things that a stock forward pass can't do: nothing is copied or grown from token
+to token, several conversations lie in one row behind a shared prefix, and between two layers tokens
+may be dropped (`Between`), after which the layers hold different numbers of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from svd_vlm_ros.models.language.cache import Workspace
+
+
+class Between(Protocol):
+    """Looks at the tokens in front of every layer, and may drop some of them."""
+
+    def __call__(
+        self, layer: int, hidden: Tensor, offsets: Tensor, queries: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Drop tokens, or return None.
+
+        Args:
+            layer: the one that comes next.
+            hidden: [n, hidden], what it would read.
+            offsets: int64 [n], their positions behind what the cache holds already.
+            queries: [1, heads, n, head size], of the layer before, rotated by their positions.
+
+        Returns:
+            The rows that go on, and their offsets.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderParts:
+    """A language model of pre-norm layers with rotary embedding and a gated MLP, in its parts.
+
+    Attributes:
+        embedding: token ids to rows [n, hidden].
+        layers: each has transformers' public sub-modules `input_layernorm`, `self_attn` (`q_proj`,
+            `k_proj`, `v_proj`, `o_proj`), `post_attention_layernorm` and `mlp`; their linear layers
+            may be quantized.
+        norm, head: from the last layer to logits.
+        rotary: called with rows (for dtype and device) and position ids [1, n], it gives cosines
+            and sines [1, n, head size].
+        heads, key_value_heads: of queries, and of keys and values (fewer if heads are grouped).
+        head_size: of each head.
+        context: the most positions that the model was made for.
+    """
+
+    embedding: nn.Module
+    layers: tuple[Any, ...]  # sub-modules by name, which nn.Module's type doesn't know
+    norm: nn.Module
+    head: nn.Module
+    rotary: nn.Module
+    heads: int
+    key_value_heads: int
+    head_size: int
+    context: int
+
+
+class Decoder:
+    """The layers of a language model, from embeddings to the last hidden states.
+
+    Attributes:
+        heads, key_value_heads, head_size: see `DecoderParts`.
+        dtype, device: of the activations.
+    """
+
+    def __init__(self, parts: DecoderParts) -> None:
+        self.embedding, self.norm = parts.embedding, parts.norm
+        self.layers = parts.layers
+        self.heads, self.key_value_heads = parts.heads, parts.key_value_heads
+        self.head_size = parts.head_size
+        table = next(self.embedding.parameters())
+        self.dtype, self.device = table.dtype, table.device
+        # All positions at once, [context, head size]: a token then only looks its own up.
+        with torch.inference_mode():
+            positions = torch.arange(parts.context, device=self.device)[None]
+            like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
+            cosines, sines = parts.rotary(like, positions)
+            sines[..., : self.head_size // 2].neg_()  # see `rotate`
+        self.cosines, self.sines = cosines[0], sines[0]
+
+    def workspace(self) -> Workspace:
+        """An empty workspace for this model."""
+        return Workspace(
+            len(self.layers), self.key_value_heads, self.head_size, self.dtype, self.device
+        )
+
+    def read(
+        self,
+        rows: Tensor,
+        cache: Workspace,
+        *,
+        offsets: Tensor | None = None,
+        span: int = 0,
+        mask: Tensor | None = None,
+        between: Between | None = None,
+    ) -> Tensor:
+        """Read n more tokens behind what the cache holds.
+
+        Args:
+            rows: [n, hidden], their embeddings.
+            cache: takes up their keys and values, in each layer.
+            offsets: int64 [n], the position id of each token behind the cache's next one. None:
+                each stands behind the one before it, and the cache's next one moves behind them.
+            span: how far the cache's next position moves if there are offsets.
+            mask: [n, m] in the dtype of the rows, 0 or -inf: what each token sees of the last m
+                slots, its own among them; all sees what lies before those. None: each sees itself
+                and all before it.
+            between: may drop tokens in front of a layer; not together with a mask.
+
+        Returns:
+            [n, hidden] of the tokens that were left in the last layer.
+        """
+        hidden, queries = rows, None
+        moves = len(rows) if offsets is None else span
+        rotations: dict[int, tuple[Tensor, Tensor]] = {}
+        masks: dict[int, Tensor | None] = {}
+        for index, layer in enumerate(self.layers):
+            if between is not None:
+                if offsets is None:
+                    offsets = torch.arange(len(rows), device=rows.device)
+                left = between(index, hidden, offsets, queries)
+                if left is not None:
+                    hidden, offsets = left
+                    moves = int(offsets[-1]) + 1
+                    rotations.clear()
+                    masks.clear()
+            count, start = len(hidden), cache.positions[index]
+            if start not in rotations:
+                rotations[start] = self.rotation(start, count, offsets)
+            held = cache.lengths[index]
+            if held not in masks:
+                masks[held] = self._mask(hidden, held, mask)
+            hidden, queries = self._layer(
+                layer, index, hidden, rotations[start], masks[held], cache
+            )
+            cache.positions[index] = start + moves
+        last: Tensor = self.norm(hidden)
+        return last
+
+    def project(
+        self, index: int, hidden: Tensor, rows: Tensor, start: int, offsets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Queries of some rows and keys of all, as a layer would compute them from what comes in.
+
+        Args:
+            index: the layer.
+            hidden: [n, hidden], what comes into it.
+            rows: int64 [r], whose queries are wanted.
+            start: the position of offset 0.
+            offsets: int64 [n].
+
+        Returns:
+            Queries [1, heads, r, head size] and keys [1, cached heads, n, head size], both rotated.
+        """
+        layer = self.layers[index]
+        normed = layer.input_layernorm(hidden)
+        cosines, sines = self.rotation(start, len(hidden), offsets)
+        queries = self.split(layer.self_attn.q_proj(normed[rows]), self.heads)
+        keys = self.split(layer.self_attn.k_proj(normed), self.key_value_heads)
+        return rotate(queries, cosines[rows], sines[rows]), rotate(keys, cosines, sines)
+
+    def rotation(self, start: int, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [count, head size] of the rotary embedding, from position `start`."""
+        if offsets is None:
+            return self.cosines[start : start + count], self.sines[start : start + count]
+        return self.cosines[start + offsets], self.sines[start + offsets]
+
+    def _layer(
+        self,
+        layer: Any,
+        index: int,
+        hidden: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: Workspace,
+    ) -> tuple[Tensor, Tensor]:
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        # Rotated together: for a single token it is the number of operations that costs.
+        both = torch.cat((attention.q_proj(normed), attention.k_proj(normed)), dim=1)
+        rotated = rotate(self.split(both, self.heads + self.key_value_heads), *rotation)
+        queries, keys = rotated.split((self.heads, self.key_value_heads), dim=1)
+        values = self.split(attention.v_proj(normed), self.key_value_heads)
+        keys, values = cache.append(index, keys, values)
+        seen = self.attend(queries, keys, values, mask)
+        hidden = hidden + attention.o_proj(seen)
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), queries
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """SDPA of n queries; returns [n, heads * head size]. Without a mask all is seen, unless
+        there are as many keys as queries: then each sees itself and all before it.
+        """
+        count = queries.shape[2]
+        seen = scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None and count > 1,
+            enable_gqa=self.heads != self.key_value_heads,
+        )
+        return seen[0].transpose(0, 1).reshape(count, self.heads * self.head_size)
+
+    def split(self, states: Tensor, heads: int) -> Tensor:
+        """[n, heads * head size] as [1, heads, n, head size]."""
+        return states.view(len(states), heads, self.head_size).transpose(0, 1)[None]
+
+    @staticmethod
+    def _mask(hidden: Tensor, held: int, mask: Tensor | None) -> Tensor | None:
+        """The mask [n, held + n] of n rows behind what is held; None if SDPA needs none."""
+        count = len(hidden)
+        if mask is None:
+            if count == 1 or held == 0:
+                return None
+            mask = hidden.new_full((count, count), -torch.inf).triu(1)
+        return pad(mask, (held + count - mask.shape[1], 0))
+
+
+def rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate states [1, heads, n, d] by the angles of their positions [n, d].
+
+    The first half of `sines` is negative: x * cos + (-x2, x1) * sin, as is usual, is then
+    x * cos + (x2, x1) * sines.
+    """
+    return states * cosines + states.roll(states.shape[-1] // 2, -1) * sines

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model's name to its weights in memory. transformers holds the weights; nothing is fetched.
+
+loaded = load_llava("llava-hf/llava-1.5-7b-hf", precision="int4", device="auto")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.heap import give_back, keep_libraries
+from svd_vlm_ros.models.files import find_folder, is_random, read_json
+from svd_vlm_ros.models.interface import Compare
+from svd_vlm_ros.models.language.decoder import DecoderParts
+from svd_vlm_ros.models.language.model import CachedLanguageModel
+from svd_vlm_ros.models.llava.architecture import check_architecture, text_config, vision_config
+from svd_vlm_ros.models.llava.clip_text import load_relevance
+from svd_vlm_ros.models.llava.preprocess import ImageSettings
+from svd_vlm_ros.models.llava.projector import Projector
+from svd_vlm_ros.models.llava.prompt import IMAGE_TOKEN, TEMPLATE
+from svd_vlm_ros.models.llava.random import build_random, random_config
+from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.loading import end_tokens, failures_in_words, quietly, resolve_device
+from svd_vlm_ros.models.prompt import Prompt
+from svd_vlm_ros.models.weights.precision import (
+    QUANTIZED,
+    check_precision,
+    check_quantized,
+    check_widths,
+    compute_dtype,
+    import_bitsandbytes,
+    quantization_config,
+)
+from svd_vlm_ros.planning.shapes import Llava, llava_from_config
+from svd_vlm_ros.selection.relevance import TextRelevance
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedLlava:
+    """A LLaVA ready to run: evaluation mode, no gradients, on its device.
+
+    Attributes:
+        model: the weights, in transformers' own class.
+        tokenizer: of the same folder.
+        images: how images become pixel values.
+        image_token_id: the id of `<image>`.
+        end_token_ids: the ids that end an answer.
+        dtype: of activations and of the weights that are not quantized.
+        random_weights: the answers mean nothing.
+    """
+
+    model: LlavaForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    images: ImageSettings
+    image_token_id: int
+    end_token_ids: frozenset[int]
+    precision: str
+    dtype: torch.dtype
+    device: torch.device
+    random_weights: bool
+
+    @property
+    def context(self) -> int:
+        """The most tokens, visual ones included, that the language model was made for."""
+        return text_config(self.model.config).max_position_embeddings
+
+    def prompt(self, system_prompt: str | None) -> Prompt:
+        """LLaVA-1.5's prompt; see `TEMPLATE`."""
+        return Prompt(self.tokenizer, TEMPLATE, system_prompt)
+
+    def encoder(self) -> VisionTower:
+        """CLIP, up to the layer that LLaVA looks at."""
+        return VisionTower(self.model)
+
+    def connector(self) -> Projector:
+        """The projector."""
+        return Projector(self.model)
+
+    def language_model(self) -> CachedLanguageModel:
+        """Llama, in the loop over the layers that families share."""
+        config = text_config(self.model.config)
+        stock = self.model.model.language_model
+        heads = config.num_attention_heads
+        return CachedLanguageModel(
+            DecoderParts(
+                embedding=stock.embed_tokens,
+                layers=tuple(stock.layers),
+                norm=stock.norm,
+                head=self.model.lm_head,
+                rotary=stock.rotary_emb,
+                heads=heads,
+                key_value_heads=config.num_key_value_heads or heads,
+                head_size=config.head_dim or config.hidden_size // heads,
+                context=config.max_position_embeddings,
+            )
+        )
+
+    def compare(self, selector: TextRelevance) -> Compare:
+        """By CLIP's text tower, or by the language model's words; see `load_relevance`."""
+        return load_relevance(selector, self.device, self.dtype)
+
+
+def load_llava(
+    name: str, *, precision: str = "bf16", device: str = "auto", seed: int = 0
+) -> LoadedLlava:
+    """Load a LLaVA-1.5 style model.
+
+    Args:
+        name: `scout`, a folder, a hub id in the local cache, `random:tiny`, `random:llava-1.5-7b`.
+        precision: fp32, bf16, fp16, int8 or int4; `weights/precision.py` says what is quantized.
+        device: auto (CUDA if there is one), cpu, cuda or cuda:N.
+        seed: of random weights.
+
+    Raises:
+        UserError: the model is not on this machine, is incomplete or of another architecture; the
+            precision or the device is not to be had; the weights do not fit into memory.
+    """
+    from transformers import AutoTokenizer
+
+    check_precision(precision)
+    place = resolve_device(device)
+    dtype = compute_dtype(precision, place)
+    folder = find_folder(name)
+    if not is_random(name):
+        check_architecture(name, read_json(folder / "config.json"))
+    if precision in QUANTIZED:
+        import_bitsandbytes()
+    keep_libraries("transformers.models.llava.modeling_llava")
+    with quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with failures_in_words(name, precision, place):
+            if is_random(name):
+                model = _random_model(name, tokenizer, precision, dtype, place, seed)
+            else:
+                model = _model_from_files(name, folder, precision, dtype, place)
+    model.eval().requires_grad_(False)
+    check_quantized(model, precision)
+    give_back()
+    config = model.config
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if image_token_id != config.image_token_index:
+        raise UserError(
+            f"The tokenizer of {name} has {IMAGE_TOKEN} at {image_token_id}, its model expects it "
+            f"at {config.image_token_index}: the files do not belong together."
+        )
+    return LoadedLlava(
+        model=model,
+        tokenizer=tokenizer,
+        images=ImageSettings.from_folder(folder, vision_config(config)),
+        image_token_id=image_token_id,
+        end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
+        precision=precision,
+        dtype=dtype,
+        device=place,
+        random_weights=is_random(name),
+    )
+
+
+def find_sizes(name: str) -> Llava:
+    """The sizes of a model, without its weights. Raises `UserError` as `load_llava` does."""
+    if is_random(name):
+        return llava_from_config(name, random_config(name).to_dict())
+    config = read_json(find_folder(name) / "config.json")
+    check_architecture(name, config)
+    return llava_from_config(name, config)
+
+
+def _model_from_files(
+    name: str, folder: Path, precision: str, dtype: torch.dtype, device: torch.device
+) -> LlavaForConditionalGeneration:
+    from safetensors import SafetensorError
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    config = LlavaConfig.from_pretrained(folder, local_files_only=True)
+    check_widths(text_config(config), precision)
+    options: dict[str, Any] = {}
+    if precision in QUANTIZED or device.type == "cuda":
+        options["device_map"] = {"": device}  # straight to the device, shard by shard
+    try:
+        # With `output_loading_info` it returns a pair, which its type does not tell.
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            quantization_config=quantization_config(precision, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise UserError(
+            f"The weights of {name} in {folder} are damaged ({error}): fetch the model again."
+        ) from error
+    model, info = loaded
+    # transformers fills what it does not find with random numbers, and goes on.
+    wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind])
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} weights of {name} are missing or of a wrong shape ({wrong[0]}): fetch "
+            "the model again."
+        )
+    return cast("LlavaForConditionalGeneration", model)
+
+
+def _random_model(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    precision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+) -> LlavaForConditionalGeneration:
+    config = random_config(name)
+    config.image_token_index = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    text = text_config(config)
+    text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    text.pad_token_id = tokenizer.pad_token_id
+    return build_random(config, precision, dtype, device, seed)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A family's prompt as token ids, split where the image stands; users' texts stay text."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from svd_vlm_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LONGEST_QUESTION = 20_000  # characters: more than any model's context, and quick to tokenise
+
+
+@dataclass(frozen=True)
+class Template:
+    """The text around an image and a question.
+
+    Attributes:
+        image_token: the token that stands for the image.
+        user: has `{system}`, `{image}` and `{question}` in it, in this order, and ends where the
+            answer begins.
+        system: has `{system}` in it; stands for `{system}` above if there is a system prompt.
+        answer: has `{answer}` in it; what follows `user`.
+    """
+
+    image_token: str
+    user: str
+    system: str = "{system} "
+    answer: str = " {answer}"
+
+    def render(self, question: str, system: str = "", answer: str = "") -> str:
+        """The whole text, the image token in it once."""
+        before = self.system.format(system=system) if system else ""
+        text = self.user.format(system=before, image=self.image_token, question=question)
+        return text + (self.answer.format(answer=answer) if answer else "")
+
+
+class Prompt:
+    """A template over a tokenizer, with a system prompt in front if there is one.
+
+    The whole prompt is tokenised in one piece, as transformers' own processor does, and then split
+    at the image token: tokenised apart, the pieces could differ at the seams. What stands before
+    the image does not depend on the question.
+
+    Attributes:
+        before: the token ids in front of the image.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        system_prompt: str | None = None,
+    ) -> None:
+        self._tokenizer, self._template = tokenizer, template
+        self._image_token_id = cast(int, tokenizer.convert_tokens_to_ids(template.image_token))
+        special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        special |= {*tokenizer.all_special_tokens, template.image_token}
+        self._special = sorted(filter(None, special), key=len, reverse=True)
+        unknown = tokenizer.unk_token_id
+        self._forbidden = {i for i in tokenizer.all_special_ids if i != unknown}
+        self._forbidden.add(self._image_token_id)
+        self._system = self.defuse((system_prompt or "").strip())
+        self.before: tuple[int, ...] = self._split("?")[0]
+
+    def after(self, question: str) -> tuple[int, ...]:
+        """The token ids from the image to the place where the answer begins.
+
+        Raises:
+            UserError: the question is empty, too long, or has control characters in it.
+        """
+        return self._split(self.defuse(check_text(question, "question")))[1]
+
+    def words(self, question: str) -> tuple[int, ...]:
+        """The token ids of the question alone, without the words around it."""
+        text = self.defuse(check_text(question, "question"))
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def answer(self, question: str, answer: str) -> tuple[int, ...]:
+        """The token ids of an answer that follows a question, without an end token.
+
+        Raises:
+            UserError: as `after`, for either text.
+        """
+        text = self.defuse(check_text(question, "question"))
+        start = self._split(text)[1]
+        whole = self._split(text, self.defuse(check_text(answer, "choice")))[1]
+        if whole[: len(start)] != start or len(whole) == len(start):
+            raise UserError(f"The choice '{answer}' can't be told apart from the question.")
+        return whole[len(start) :]
+
+    def text(self, question: str) -> str:
+        """The whole prompt as text, for the family's own processor."""
+        return self._template.render(self.defuse(check_text(question, "question")), self._system)
+
+    def defuse(self, text: str) -> str:
+        """The text with the names of special tokens taken apart by a blank after their first sign.
+
+        A question is a user's data. Without this the image token in it would ask for a second
+        image, and the end token would end the conversation.
+        """
+        while found := next((token for token in self._special if token in text), None):
+            if len(found) < 2:
+                raise UserError(f"The text must not contain '{found}'.")
+            text = text.replace(found, f"{found[0]} {found[1:]}")
+        return text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _split(self, question: str, answer: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
+        text = self._template.render(question, self._system, answer)
+        ids = self._tokenizer(text, verbose=False)["input_ids"]
+        at = ids.index(self._image_token_id)
+        before, after = tuple(ids[:at]), tuple(ids[at + 1 :])
+        if not self._forbidden.isdisjoint(after):
+            raise UserError("The text must not contain the names of the model's special tokens.")
+        return before, after
+
+
+def check_text(text: object, what: str) -> str:
+    """The text without the blanks around it. Raises `UserError` if it can't be asked."""
+    if not isinstance(text, str):
+        raise UserError(f"The {what} must be text, not {type(text).__name__}.")
+    if len(text) > LONGEST_QUESTION:
+        raise UserError(
+            f"The {what} has {len(text)} characters: at most {LONGEST_QUESTION} can be read."
+        )
+    bad = next((c for c in text if c not in "\t\n\r" and _is_control(c)), None)
+    if bad is not None:
+        raise UserError(f"The {what} contains the control character U+{ord(bad):04X}: remove it.")
+    text = text.strip()
+    if not text:
+        raise UserError(f"The {what} is empty.")
+    return text
+
+
+def _is_control(character: str) -> bool:
+    """Control characters, and halves of surrogate pairs, which no encoding can write."""
+    return unicodedata.category(character) in ("Cc", "Cs")

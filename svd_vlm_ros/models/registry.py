@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which family a model is of, by its name or by the `model_type` of its config.json.
+
+Imports no torch; a family's modules are imported when a model of it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.files import find_folder, is_random, read_json
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.models.interface import LoadedModel, ModelFamily
+    from svd_vlm_ros.planning.shapes import Llava
+
+# A new family is one line here: its model_type, and the module that has its `FAMILY`.
+_MODULES = {"llava": "svd_vlm_ros.models.llava"}
+_families: dict[str, ModelFamily] = {}
+
+
+def register(family: ModelFamily) -> None:
+    """Let models of a family be loaded, by everything in this process.
+
+    Args:
+        family: takes the place of one that was registered for the same `model_type`.
+    """
+    _families[family.model_type] = family
+
+
+def model_types() -> list[str]:
+    """The `model_type`s that can be loaded."""
+    return [*_MODULES, *(name for name in _families if name not in _MODULES)]
+
+
+def family_of(name: str) -> ModelFamily:
+    """The family of a model.
+
+    Args:
+        name: scout, a folder, a hub id in the local cache, or random:*.
+
+    Raises:
+        UserError: it is not on this machine, or of no known family.
+    """
+    if not is_random(name):
+        return family_of_config(name, read_json(find_folder(name) / "config.json"))
+    families = [_family(model_type) for model_type in model_types()]
+    for family in families:
+        if family.is_random(name):
+            return family
+    known = [each for family in families for each in family.random_models]
+    raise UserError(f"There is no random model '{name}': take one of {', '.join(known)}.")
+
+
+def family_of_config(name: str, config: Mapping[str, object]) -> ModelFamily:
+    """The family that a config.json names, which has checked it. `UserError`: it can't run."""
+    model_type = str(config.get("model_type"))
+    # What no family knows is refused by the first one, which says what it is not.
+    family = _family(model_type if model_type in model_types() else model_types()[0])
+    family.check(name, config)
+    return family
+
+
+def load(name: str, *, precision: str = "bf16", device: str = "auto", seed: int = 0) -> LoadedModel:
+    """Load a model of any family. Nothing is fetched.
+
+    Args:
+        name: see `family_of`.
+        precision: fp32, bf16, fp16, int8 or int4.
+        device: auto (CUDA if there is one), cpu, cuda or cuda:N.
+        seed: of random weights.
+
+    Raises:
+        UserError: the model is not on this machine, is incomplete or of no known family; the
+            precision or the device is not to be had; the weights do not fit into memory.
+    """
+    return family_of(name).load(name, precision=precision, device=device, seed=seed)
+
+
+def find_sizes(name: str) -> Llava:
+    """The sizes of a model, without its weights. Raises `UserError` as `load` does."""
+    return family_of(name).sizes(name)
+
+
+def _family(model_type: str) -> ModelFamily:
+    if model_type not in _families:
+        register(importlib.import_module(_MODULES[model_type]).FAMILY)
+    return _families[model_type]
