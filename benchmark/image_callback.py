@@ -204,7 +204,7 @@ def active_node() -> tuple[Any, Any]:
     node = PerceptionNode(parameter_overrides=overrides)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while node.serving is None:
+    while node.active is None:
         executor.spin_once(timeout_sec=0.1)
         if node.fatal:
             sys.exit(node.fatal)

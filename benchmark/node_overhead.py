@@ -319,7 +319,7 @@ def publish(options: argparse.Namespace) -> None:
 def serve() -> None:
     """The node; before each response it prints the seconds that the engine took for it."""
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.answering import Answerer
+    from svd_vlm_ros.node.answers import Answerer
     from svd_vlm_ros.node.perception import main
 
     spent: list[float] = []

@@ -25,9 +25,9 @@ from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.heap import trim
-from svd_vlm_ros.node.inference import InferenceThread
 from svd_vlm_ros.node.memory import MIB, memory_bytes
 from svd_vlm_ros.node.perception_node import PerceptionNode
+from svd_vlm_ros.node.queue import TaskQueue
 
 TIMER = 0.1  # s
 LOOK = 0.1  # s between two looks at the memory
@@ -66,7 +66,7 @@ class Faults:
         self.done: Counter[str] = Counter()
         self._next: str | None = None
         self._order = itertools.cycle(FAULTS)
-        see, take = SceneEngine.see, InferenceThread._next
+        see, take = SceneEngine.see, TaskQueue.take
 
         def breaking_see(engine: SceneEngine, *arguments: Any, **options: Any) -> Any:
             if self._is("engine fails"):
@@ -75,14 +75,14 @@ class Faults:
                 raise MemoryError("out of memory: a fault of the soak test")
             return see(engine, *arguments, **options)
 
-        def breaking_next(thread: InferenceThread) -> Any:
-            jobs = take(thread)
-            if jobs and self._is("inference thread killed"):
+        def breaking_take(queue: TaskQueue) -> Any:
+            tasks = take(queue)
+            if tasks and self._is("inference thread killed"):
                 raise SystemExit("a fault of the soak test")
-            return jobs
+            return tasks
 
         SceneEngine.see = breaking_see  # type: ignore[method-assign]
-        InferenceThread._next = breaking_next  # type: ignore[method-assign]
+        TaskQueue.take = breaking_take  # type: ignore[method-assign]
 
     def inject(self) -> None:
         """Let the next fault happen at the next occasion."""
@@ -183,7 +183,7 @@ def main() -> None:
         now = time.monotonic()
         if node.fatal:
             raise SystemExit(node.fatal)
-        if node.serving is not None and lateness is None:
+        if node.active is not None and lateness is None:
             lateness = Lateness(node, options["minutes"])  # loading is not serving
         if broken is not None and now >= broken:
             broken = now + options["fault_every"]
@@ -194,7 +194,7 @@ def main() -> None:
             memory.look()
         if now - saved >= SAVE_EVERY:
             saved = now
-            if broken is None and options["fault_every"] and node.snapshot().by_status:
+            if broken is None and options["fault_every"] and node.health.snapshot().by_status:
                 broken = now
             threading.Thread(target=tell).start()  # the disk must not make the timer late
     tell()
@@ -219,7 +219,7 @@ def figures(
             for camera in node.cameras.values()
         },
         "snapshot": {
-            name: value for name, value in vars(node.snapshot()).items() if name != "latency"
+            name: value for name, value in vars(node.health.snapshot()).items() if name != "latency"
         },
     }
 

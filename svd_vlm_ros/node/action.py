@@ -2,26 +2,31 @@
 """The action `stream_answer`: as the service `ask_scene`, with the text while it is being made.
 
 Every goal is accepted, so that its result can say what is wrong with it. A goal succeeds with
-status OK, is canceled with CANCELED where the client asked for it, and is aborted with every other
+status OK, is canceled with CANCELED if the client asked for it, and is aborted with every other
 status.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.qos import QoSProfile
 
 from svd_vlm_ros.action import StreamAnswer
-from svd_vlm_ros.node.handling import MANY_REQUESTS, Ticket
+from svd_vlm_ros.node.handler import MANY_REQUESTS
 from svd_vlm_ros.node.messages import fill_response
-from svd_vlm_ros.node.requests import Status
+from svd_vlm_ros.node.replies import Status
+from svd_vlm_ros.node.requests import Request
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.handling import Handler
-    from svd_vlm_ros.node.perception_node import PerceptionNode
+    from rclpy.node import Node
+
+    from svd_vlm_ros.node.handler import RequestHandler
+
+InExecutor = Callable[[Callable[[Any], None], Any], None]
 
 FEEDBACK = 100  # depth of its publisher
 KEEP_RESULT = 60  # s that a client has to fetch its result; rclpy's 900 s would add up
@@ -29,12 +34,15 @@ _UNFINISHED = "\ufffd"  # what a tokenizer writes for the first bytes of a chara
 
 
 class StreamAction:
-    """Serves `stream_answer` in every lifecycle state."""
+    """Serves `stream_answer` in every lifecycle state.
 
-    def __init__(self, node: PerceptionNode, handler: Handler) -> None:
-        self._node = node
+    `in_executor` calls a function with an argument on the executor's thread.
+    """
+
+    def __init__(self, node: Node, handler: RequestHandler, in_executor: InExecutor) -> None:
         self._handler = handler
-        self._tickets: dict[bytes, Ticket] = {}  # by the goal's id; of goals that are under way
+        self._in_executor = in_executor
+        self._requests: dict[bytes, Request] = {}  # by the goal's id; those under way
         self.server = ActionServer(
             node,
             StreamAnswer,
@@ -50,21 +58,20 @@ class StreamAction:
         )
 
     def _cancel(self, goal: Any) -> CancelResponse:
-        ticket = self._tickets.get(_key(goal))
-        if ticket is not None:  # else it is about to begin, and looks for itself
-            ticket.cancel()
+        request = self._requests.get(_key(goal))
+        if request is not None:  # else it is about to begin, and looks for itself
+            request.give_up()
         return CancelResponse.ACCEPT
 
     async def _execute(self, goal: Any) -> Any:
-        stream = _Stream(self._node, goal)
-        ticket = Ticket(stream.hear)
-        self._tickets[_key(goal)] = ticket
+        stream = _Stream(self._in_executor, goal)
+        request = self._requests[_key(goal)] = Request(stream.hear)
         if goal.is_cancel_requested:
-            ticket.cancel()
+            request.give_up()
         try:
-            reply = await self._handler.handle(goal.request, ticket)
+            reply = await self._handler.handle(goal.request, request)
         finally:
-            del self._tickets[_key(goal)]
+            del self._requests[_key(goal)]
         if reply.answer is not None:
             stream.close(reply.answer.text)
         if reply.status is Status.OK:
@@ -83,23 +90,23 @@ class StreamAction:
 class _Stream:
     """Feedback of one goal: text comes from the inference thread and goes out on the executor's.
 
-    Where the executor is behind, it publishes the newest text alone; nothing piles up.
+    If the executor is behind, it publishes the newest text alone; nothing piles up.
     """
 
-    def __init__(self, node: PerceptionNode, goal: Any) -> None:
-        self._node = node
+    def __init__(self, in_executor: InExecutor, goal: Any) -> None:
+        self._in_executor = in_executor
         self._goal = goal
         self._lock = threading.Lock()
         self._text = self._sent = ""
-        self._asked = False  # the executor has been asked to publish
+        self._scheduled = False  # the executor is about to publish
 
     def hear(self, text: str) -> None:
         """Take the text so far, on any thread."""
         with self._lock:
             self._text = text
-            asked, self._asked = self._asked, True
-        if not asked:
-            self._node.in_executor(self._publish, False)
+            scheduled, self._scheduled = self._scheduled, True
+        if not scheduled:
+            self._in_executor(self._publish, False)
 
     def close(self, text: str) -> None:
         """Publish what is left, on the executor's thread."""
@@ -109,7 +116,7 @@ class _Stream:
 
     def _publish(self, last: bool) -> None:
         with self._lock:
-            self._asked = False
+            self._scheduled = False
             text = self._text
         if text == self._sent or not self._goal.is_active:
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -36,7 +36,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node import silence
 from svd_vlm_ros.node.distributions import SubscriptionEventCallbacks, UnsupportedEventTypeError
-from svd_vlm_ros.node.requests import Frame
+from svd_vlm_ros.node.frames import Frame
 from svd_vlm_ros.node.settings import AUTO, CameraSettings
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def quality_of_service(reliable: bool) -> QoSProfile:
 class Camera:
     """One camera's subscription and its newest picture.
 
-    `latest` is replaced as a whole by the executor's thread and may be read by any other.
+    `latest` is replaced as a whole by the executor's thread and may be read by any other; then
+    `on_frame()` is called.
 
     Reliability: a best-effort subscription matches every publisher, but loses most large pictures
     on a busy computer (docs/node.md, "Large pictures"); a reliable one gets nothing from a
@@ -70,13 +71,20 @@ class Camera:
     publisher offers it, unless the settings or a `qos_overrides` parameter say one of them.
     """
 
-    def __init__(self, node: Node, settings: CameraSettings) -> None:
+    def __init__(
+        self,
+        node: Node,
+        settings: CameraSettings,
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = settings.name
         self.compressed = settings.compressed
         self.latest: Frame | None = None
         self.begun = time.monotonic()
         self.lost = 0  # pictures that the middleware knows to have been lost on their way
         self._node = node
+        self._clock = node.get_clock()
+        self._on_frame = on_frame
         self._count = 0
         self._intervals: deque[float] = deque(maxlen=_INTERVALS)
         self._wanted_topic = settings.topic
@@ -118,7 +126,8 @@ class Camera:
         if last is not None:
             self._intervals.append(now - last.arrival)
         self._count += 1
-        self.latest = Frame(message, now, self._count, self._node.get_clock().now().nanoseconds)
+        self.latest = Frame(message, now, self._count, self._clock.now().nanoseconds)
+        self._on_frame()
 
     def _count_lost(self, event: Any) -> None:
         self.lost += event.total_count_change
@@ -192,12 +201,16 @@ class Camera:
         return silence.why_silent(self._node, self)
 
 
-def subscribe(node: Node, wanted: Iterable[CameraSettings]) -> dict[str, Camera]:
+def subscribe(
+    node: Node,
+    wanted: Iterable[CameraSettings],
+    on_frame: Callable[[], None] = lambda: None,
+) -> dict[str, Camera]:
     """A camera for each of the settings, by name. Raises `UserError` on an impossible one."""
     cameras: dict[str, Camera] = {}
     try:
         for settings in wanted:
-            cameras[settings.name] = _camera(node, settings)
+            cameras[settings.name] = _camera(node, settings, on_frame)
     except UserError:
         for made in cameras.values():
             made.destroy()
@@ -211,9 +224,9 @@ def subscribe(node: Node, wanted: Iterable[CameraSettings]) -> dict[str, Camera]
     return cameras
 
 
-def _camera(node: Node, settings: CameraSettings) -> Camera:
+def _camera(node: Node, settings: CameraSettings, on_frame: Callable[[], None]) -> Camera:
     try:
-        return Camera(node, settings)
+        return Camera(node, settings, on_frame)
     except (InvalidTopicNameException, rcl.RCLError) as error:  # or it has another type
         raise UserError(
             f"Parameter camera.{settings.name}.topic is '{settings.topic}', to which the node "

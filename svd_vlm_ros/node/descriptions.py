@@ -1,243 +1,237 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topics `scene_description` and `fact_changed`: each camera's newest picture, once a period.
+"""Standing questions and descriptions of a camera's image, on the inference thread.
 
-Standing questions wait behind questions, though not for ever, and a description behind those; a
-question interrupts the description under way: it is left out, and the next period describes a newer
-image. None is made twice of one image, unless other facts are to be asked about it.
+There are two parts, so that what is urgent comes first: `begin` compares the image with the last
+one that was described, makes the scene, and asks all standing questions in one pass; `finish`
+describes the same scene in words. If nothing has changed, the last description is given out again.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-
-from svd_vlm_ros.facts import FactTracker, Observation
-from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node import parameters
-from svd_vlm_ros.node.failures import canceled
-from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
-from svd_vlm_ros.node.looking import Glance
-from svd_vlm_ros.node.messages import description_message, fact_changed_message
-from svd_vlm_ros.node.requests import Question, Reply, Status
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.node.answers import Answerer, ask
+from svd_vlm_ros.node.freshness import image_age
+from svd_vlm_ros.node.replies import Reply, RequestError, Stats, Status, refused
+from svd_vlm_ros.node.requests import Request
+from svd_vlm_ros.node.scenes import SeenFrame
+from svd_vlm_ros.node.tasks import Priority, Turn
+from svd_vlm_ros.node.thumbnails import difference, thumbnail
 
 if TYPE_CHECKING:
-    from rclpy.timer import Timer
+    import numpy as np
 
-    from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.cameras import Camera
-    from svd_vlm_ros.node.configuring import Serving
-    from svd_vlm_ros.node.perception_node import PerceptionNode
+    from svd_vlm_ros.engine import EngineInfo, Scene, SceneEngine
+    from svd_vlm_ros.facts import Fact
+    from svd_vlm_ros.node.frames import Frame
+    from svd_vlm_ros.node.questions import Question
+    from svd_vlm_ros.node.settings import Settings
 
-QUEUE = 10  # depth of the publishers
 FACT_PATIENCE = 3  # periods that standing questions let other questions go first
-OVERDUE = 1.0  # s beyond that, after which the diagnostics say why they wait
-_QUIET = (
-    Status.STALE_IMAGE,
-    Status.CANCELED,
-)  # a question came first, or the diagnostics tell already
-# Who subscribes later still hears how things stand.
-_LATCHED = QoSProfile(depth=QUEUE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Descriptions:
-    """Describes the cameras of a node while it is active, and keeps its facts."""
+class StandingRequest(Request):
+    """One description on its way, with the camera's standing questions before its words.
 
-    def __init__(self, node: PerceptionNode) -> None:
-        self._node = node
-        self._clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer: Timer | None = None
-        self._under_way: dict[str, Job[Reply]] = {}  # by camera; those whose end was not seen yet
-        self._described: dict[str, object] = {}  # the message that was described last
-        self._tracker = FactTracker()
-        self._publisher = node.create_lifecycle_publisher(
-            SceneDescription, "scene_description", QUEUE
-        )
-        self._changes = node.create_lifecycle_publisher(FactChanged, "fact_changed", _LATCHED)
+    Its first reply may be that of the facts alone; the words are then a request of their own, made
+    by `words`.
 
-    def start(self, period: float) -> None:
-        """Describe every `period` seconds from now on; 0: never. Also changes the period."""
-        self.stop()
-        if period > 0.0:
-            self._timer = self._node.create_timer(period, self._tick, clock=self._clock)
+    Attributes:
+        facts: those of the moment at which the work begins.
+        seen: the scene; None until it is made.
+        thumbnail: the small copy of the image, if it is compared with others.
+        key: all that the words depend on but the image.
+        probabilities: of each fact's choices.
+    """
 
-    def stop(self) -> None:
-        """Describe no more."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
+    def __init__(
+        self, question: Question, priority: Priority, answerer: Answerer, describer: Describer
+    ) -> None:
+        super().__init__(priority=priority)
+        self.question, self._server = question, answerer
+        self._source = answerer.source(question.camera)
+        self._describer = describer
+        self.facts: tuple[Fact, ...] = ()
+        self.seen: SeenFrame | None = None
+        self.thumbnail: np.ndarray | None = None
+        self.key: object = None
+        self.probabilities: tuple[tuple[float, ...], ...] = ()
 
-    def forget(self) -> None:
-        """Begin anew: what was true before the node was deactivated says nothing now."""
-        self._tracker.clear()
+    def words(self) -> StandingRequest:
+        """The request for the words, once the facts are known."""
+        rest = self._describer.request(self.question, Priority.DESCRIPTION)
+        rest.facts, rest.seen, rest.thumbnail = self.facts, self.seen, self.thumbnail
+        rest.key, rest.probabilities = self.key, self.probabilities
+        return rest
 
-    def _tick(self) -> None:
-        serving = self._node.serving
-        if serving is None or self._node.refuses_random_model:
-            return
-        for camera in serving.cameras.values():
-            job = self._under_way.get(camera.name)
-            if job is not None and not self._leave_out_words(serving, job):
-                continue  # the model is slower than the period
-            latest = camera.latest
-            if latest is not None and latest.message is not self._described.get(camera.name):
-                self._begin(serving, camera)
+    @property
+    def rank(self) -> Priority:
+        """Its priority; once its patience is over, that of a question that came when it did.
 
-    def _begin(self, serving: Serving, camera: Camera) -> None:
-        settings = self._node.settings
-        question = Question(
-            prompt=settings.description_prompt.strip() or None,
-            camera=camera.name,
-            max_new_tokens=settings.max_new_tokens,
-            max_image_age=settings.max_image_age or math.inf,
-            timeout=math.inf,
-            describe=True,
-        )
-        priority = Priority.FACT if settings.facts_of(camera.name) else Priority.DESCRIPTION
-        self._submit(serving, Glance(question), priority, serving.looker.begin, self._begun)
+        By the parameters of this moment: facts that are added while it waits make it urgent. Words
+        can wait.
+        """
+        if self.seen is None:
+            patience = self._describer.patience(self.question.camera)
+            if time.monotonic() - self.arrived > patience:
+                return min(self.priority, Priority.QUESTION)
+        return self.priority
 
-    def _patience(self, camera: str) -> float:
-        """Seconds that a look lets questions go first, by the parameters of this moment."""
-        settings = self._node.settings
+    def turn_at(self, now: float) -> Turn | None:
+        """The camera's newest frame; for the words, the one whose facts are known."""
+        if self.seen is not None:
+            frame = self.seen.frame
+            return Turn(now, frame, image_age(frame, self._server.ros_now(), now))
+        turn = super().turn_at(now)
+        return turn and replace(turn, key=None)
+
+    def work(self, engine: SceneEngine, batch: Sequence[Request]) -> list[Reply]:  # type: ignore[override]
+        """Ask the facts, or describe; no two are done together."""
+        if self.seen is None:
+            return [self._describer.begin(engine, self)]
+        return [self._describer.finish(engine, self, self.seen)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Described:
+    """The last complete description of a camera's image."""
+
+    key: object
+    thumbnail: np.ndarray
+    reply: Reply
+    at: float  # time.monotonic()
+
+
+class Describer:
+    """Describes images, and asks standing questions about them."""
+
+    def __init__(self, answerer: Answerer, settings: Callable[[], Settings]) -> None:
+        self._answerer = answerer
+        self._settings = settings
+        self._last: dict[str, _Described] = {}
+
+    def request(self, question: Question, priority: Priority) -> StandingRequest:
+        """A description that is to be made."""
+        return StandingRequest(question, priority, self._answerer, self)
+
+    def patience(self, camera: str) -> float:
+        """Seconds that the camera's facts let questions go first; without facts, for ever."""
+        settings = self._settings()
         if not settings.facts_of(camera):
             return math.inf
         return FACT_PATIENCE * settings.description_period
 
-    def _leave_out_words(self, serving: Serving, job: Job[Reply]) -> bool:
-        """End a description that waits behind questions once its facts are told; whether it was.
+    def forget(self) -> None:
+        """Describe the next image of each camera anew."""
+        self._last.clear()
 
-        While it waits, no further facts of its camera can be asked.
-        """
-        glance: Glance = job.subject
-        camera = glance.question.camera
-        told = glance.look is not None and job.began is None
-        if not told or not self._node.settings.facts_of(camera):
-            return False
-        current = serving.inference.current
-        asked = current is not None and current.priority is Priority.QUESTION
-        if not (asked or serving.inference.waiting(Priority.QUESTION)):
-            return False
-        job.end(canceled(glance))
-        self._over(glance)
-        return True
-
-    def _submit(
-        self,
-        serving: Serving,
-        glance: Glance,
-        priority: Priority,
-        work: Callable[[SceneEngine, Sequence[Job[Reply]]], Sequence[Reply]],
-        on_end: Callable[[Serving, Glance, Reply], None],
-    ) -> None:
-        camera = glance.question.camera
-        told = glance.look is not None  # its facts; the words can wait
-        job: Job[Reply] = Job(
-            work,
-            priority=priority,
-            failed=lambda error: serving.answerer.failed(error, glance.question),
-            on_end=functools.partial(
-                self._node.in_executor, functools.partial(on_end, serving, glance)
-            ),
-            # Asked anew each time: facts that are added while it waits make it urgent.
-            patience=lambda: math.inf if told else self._patience(camera),
-            subject=glance,
-        )
-        self._under_way[camera] = job
+    def begin(self, engine: SceneEngine, request: StandingRequest) -> Reply:
+        """The facts of an image; without facts its description; or the last description again."""
+        question, turn = request.question, request.turn
+        assert turn is not None
         try:
-            serving.inference.submit(job, limit=len(serving.cameras))
-        except QueueFullError:
-            self._over(glance)
+            self._answerer.refuse_random_model(engine, self._settings())
+            if turn.refusal is not None:
+                raise turn.refusal
+            if request.canceled or turn.frame is None:
+                return request.canceled_reply()
+            request.facts = self._settings().facts_of(question.camera)
+            seen = self._see(engine, request, turn.frame)
+            if isinstance(seen, Reply):
+                return seen
+            request.seen = seen
+            if not request.facts:
+                return self.finish(engine, request, seen)
+            request.probabilities = _ask_facts(engine, seen.scene, request.facts)
+        except RequestError as refusal:
+            return refused(refusal, question.camera)
+        except (Exception, SystemExit) as error:
+            return self._answerer.failed(error, question, turn.frame)
+        return Reply(Status.OK, "", question.camera, turn.frame, facts=request.probabilities)
 
-    def _begun(self, serving: Serving, glance: Glance, reply: Reply) -> None:
-        """On the executor's thread: the facts are known, or all of it."""
-        observations = self._observe(glance, reply)
-        told = reply.answer is None and reply.status is Status.OK
-        if not told or self._node.serving is not serving:
-            self._finished(observations, serving, glance, reply)
-        elif glance.facts != self._node.settings.facts_of(glance.question.camera):
-            self._over(glance)  # those that have come meanwhile go before the words
-            self._tick()
-        else:
-            self._submit(
-                serving,
-                glance,
-                Priority.DESCRIPTION,
-                serving.looker.finish,
-                functools.partial(self._finished, observations),
+    def finish(self, engine: SceneEngine, request: StandingRequest, seen: SeenFrame) -> Reply:
+        """Describe an image in words."""
+        began = time.monotonic()
+        try:
+            answer = ask(engine, seen.scene, request)
+        except UserError as error:
+            return Reply(Status.BAD_REQUEST, str(error), request.question.camera, seen.frame)
+        except (Exception, SystemExit) as error:
+            return self._answerer.failed(error, request.question, seen.frame)
+        reply = self._answerer.reply(engine, request, seen, answer, began)
+        reply = replace(reply, facts=request.probabilities)
+        if reply.status is Status.OK and request.thumbnail is not None:
+            self._last[reply.camera] = _Described(
+                request.key, request.thumbnail, reply, time.monotonic()
             )
+        return reply
 
-    def _finished(
-        self,
-        observations: Sequence[Observation],
-        serving: Serving,
-        glance: Glance,
-        reply: Reply,
-    ) -> None:
-        """On the executor's thread: publish, or remember why not."""
-        self._over(glance)
-        seen = reply.compared or reply.frame
-        if seen is not None and reply.status is not Status.CANCELED:
-            self._described[reply.camera] = seen.message
-        if reply.status is Status.OK and reply.answer is not None:
-            self._publisher.publish(description_message(reply, observations))
-        if reply.status not in _QUIET:
-            self._node.note(reply, description=True)
+    def _see(
+        self, engine: SceneEngine, request: StandingRequest, frame: Frame
+    ) -> SeenFrame | Reply:
+        """The scene of the image; the reply of the last description if nothing has changed."""
+        settings, camera = self._settings(), request.question.camera
+        scenes, image = self._answerer.scenes, None
+        budget = request.question.visual_tokens or settings.budget
+        if settings.change_threshold > 0.0:
+            image = scenes.read(camera, frame, settings)
+            small = request.thumbnail = thumbnail(image)
+            request.key = _key(engine.info, budget, request)
+            last = self._last.get(camera)
+            if (
+                last is not None
+                and last.key == request.key
+                and _is_recent(last, settings)
+                and difference(last.thumbnail, small) < settings.change_threshold
+            ):
+                return self._repeated(last.reply, frame)
+        return scenes.see(engine, camera, frame, budget, settings, image)
 
-    def _over(self, glance: Glance) -> None:
-        camera = glance.question.camera
-        job = self._under_way.get(camera)
-        if job is not None and job.subject is glance:
-            del self._under_way[camera]
-
-    def _observe(self, glance: Glance, reply: Reply) -> list[Observation]:
-        """Settle the values of the facts that were asked, and tell of those that are news."""
-        if reply.status is not Status.OK or not reply.facts:
-            return []
-        self._tracker.frames = self._node.settings.fact_frames
-        observations = [
-            self._tracker.update(fact, chances)
-            for fact, chances in zip(glance.facts, reply.facts, strict=True)
-            if chances
-        ]
+    def _repeated(self, reply: Reply, frame: Frame) -> Reply:
+        """The last description again, as `frame` shows nothing new."""
+        self._answerer.tally.repeated += 1
         assert reply.frame is not None
-        for observation in observations:
-            if observation.is_news:
-                self._changes.publish(fact_changed_message(reply.frame, reply.camera, observation))
-        return observations
+        age = image_age(reply.frame, self._answerer.ros_now(), time.monotonic())
+        return replace(reply, repeated=True, compared=frame, stats=_saved(reply.stats, age))
 
-    def facts_changed(self) -> None:
-        """The parameters that name the facts have changed: ask the new ones, forget the others."""
-        self._tracker.keep_only(self._node.settings.facts)
-        self._described.clear()  # also about the image that there is, where no other comes
-        if self._timer is not None:
-            self._tick()
 
-    def why_facts_wait(self) -> str:
-        """Why standing questions are not asked as promised, in one sentence; "": they are."""
-        node, serving = self._node, self._node.serving
-        if serving is None:
-            return ""
-        settings = node.settings
-        if silent := parameters.silent_facts(node):
-            wanted = " and ".join(f"fact.{name}.question" for name in silent)
-            return f"Not asked yet, for want of a question: set {wanted}."
-        if settings.facts and not settings.description_period:
-            return "The facts are not asked, as description_period is 0: set it above 0."
-        now = time.monotonic()
-        for camera, job in self._under_way.items():
-            waited, most = now - job.submitted, self._patience(camera)
-            if waited > most + OVERDUE:  # also where the words of an older image take that long
-                current = serving.inference.current
-                busy = f"{now - current.began:.1f} s" if current and current.began else "0 s"
-                return (
-                    f"The facts of camera '{camera}' wait since {waited:.1f} s, over "
-                    f"{FACT_PATIENCE} description_periods ({most:g} s), as the model is at its "
-                    f"present answer since {busy}: ask for fewer tokens, or raise "
-                    "description_period."
-                )
-        return ""
+def _is_recent(last: _Described, settings: Settings) -> bool:
+    refresh = settings.change_refresh
+    return refresh == 0.0 or time.monotonic() - last.at < refresh
+
+
+def _key(engine: EngineInfo, budget: float, request: StandingRequest) -> object:
+    question = request.question
+    return engine, budget, question.prompt, question.max_new_tokens, request.facts
+
+
+def _ask_facts(
+    engine: SceneEngine, scene: Scene, facts: Sequence[Fact]
+) -> tuple[tuple[float, ...], ...]:
+    """The probabilities of each fact's choices, () of one that this model cannot be asked."""
+    try:
+        answers = engine.choose_many(scene, [(fact.question, fact.choices) for fact in facts])
+        return tuple(answer.probabilities for answer in answers)
+    except UserError:
+        if len(facts) == 1:
+            return ((),)
+    return tuple(_ask_facts(engine, scene, [fact])[0] for fact in facts)
+
+
+def _saved(stats: Stats, age: float) -> Stats:
+    """The stats of a description that was not made again."""
+    return Stats(
+        model=stats.model,
+        precision=stats.precision,
+        selector=stats.selector,
+        visual_tokens_kept=stats.visual_tokens_kept,
+        visual_tokens_total=stats.visual_tokens_total,
+        image_age=age,
+        scene_reused=True,
+        peak_device_memory=stats.peak_device_memory,
+    )

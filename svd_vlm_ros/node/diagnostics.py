@@ -2,7 +2,7 @@
 """The node's health as diagnostic_msgs: pure functions from figures to statuses.
 
 OK     as it should be
-WARN   it works, but somebody should look: a full queue, lost pictures, growing memory
+WARN   it works, but somebody should look: a full queue, lost images, growing memory
 ERROR  it does not work: no model, a crashed thread, a camera that never sent anything
 STALE  it has worked, but what there is now is old: a camera that has fallen silent
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
-LOST_SHARE = 0.2  # of the pictures of a second; more is worth a warning
+LOST_SHARE = 0.2  # of the images of a second; more is worth a warning
 FUTURE = 1.0  # s that a stamp may lie ahead of ROS time
 GROWTH = 20.0  # MiB an hour that memory may grow
 LATE = 0.5  # s that the node's own timer may be late
@@ -29,7 +29,7 @@ _PERCENTILES = ("median", "95 %", "99 %")
 
 @dataclass(frozen=True)
 class CameraFigures:
-    """One camera in this second; `age` in seconds by the newest picture's stamp, None: no stamp."""
+    """One camera in this second; `age` in seconds by the newest image's stamp, None: no stamp."""
 
     name: str
     topic: str
@@ -42,7 +42,7 @@ class CameraFigures:
     loss_rate: float
     arrived_ago: float | None
     age: float | None
-    picture: str
+    image: str
     oldest: float
 
 
@@ -62,19 +62,19 @@ def clock_status(node: str, ros_time: float, still: str) -> DiagnosticStatus:
 
 
 def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) -> DiagnosticStatus:
-    """One camera. `silence`: why it is silent; `trouble`: why a picture of it was refused."""
+    """One camera. `silence`: why it is silent; `trouble`: why an image of it was refused."""
     if silence:
         level, message = (STALE if camera.received else ERROR), silence
     elif camera.arrived_ago is None:
-        level, message = OK, "waiting for the first picture"
+        level, message = OK, "waiting for the first image"
     else:
-        level, message = _picture_level(camera, trouble)
+        level, message = _image_level(camera, trouble)
     facts = {
         "topic": camera.topic,
         "compressed": str(camera.compressed).lower(),
         "reliable": str(camera.reliable).lower(),
-        "picture": camera.picture,
-        "pictures": camera.received,
+        "image": camera.image,
+        "images": camera.received,
         "lost on the way": camera.lost,
         "damaged, of those looked at": camera.damaged,
         "rate (Hz)": f"{camera.rate:.2f}",
@@ -85,24 +85,24 @@ def camera_status(node: str, camera: CameraFigures, silence: str, trouble: str) 
     return _status(f"{node}: camera {camera.name}", level, message, facts)
 
 
-def _picture_level(camera: CameraFigures, trouble: str) -> tuple[bytes, str]:
+def _image_level(camera: CameraFigures, trouble: str) -> tuple[bytes, str]:
     """Level and sentence of a camera that sends."""
     all_sent = camera.rate + camera.loss_rate
     if trouble:
         return WARN, trouble
     if camera.age is not None and camera.oldest and camera.age > camera.oldest:
         return WARN, (
-            f"its pictures are {camera.age:.1f} s old by their stamp, over max_image_age: check "
+            f"its images are {camera.age:.1f} s old by their stamp, over max_image_age: check "
             "its clock (a replayed bag needs use_sim_time)"
         )
     if camera.age is not None and camera.age < -FUTURE:
-        return WARN, f"its pictures are stamped {-camera.age:.1f} s ahead of ROS time: check clocks"
+        return WARN, f"its images are stamped {-camera.age:.1f} s ahead of ROS time: check clocks"
     if camera.loss_rate > LOST_SHARE * all_sent:
         return WARN, (
-            f"{camera.loss_rate:.1f} of {all_sent:.1f} pictures/s are lost on the way: see 'Large "
-            "pictures' in docs/node.md"
+            f"{camera.loss_rate:.1f} of {all_sent:.1f} images/s are lost on the way: see 'Large "
+            "images' in docs/node.md"
         )
-    return OK, f"{camera.rate:.1f} pictures/s of {camera.picture}"
+    return OK, f"{camera.rate:.1f} images/s of {camera.image}"
 
 
 def request_status(
@@ -140,7 +140,7 @@ def latency_status(node: str, figures: Snapshot) -> DiagnosticStatus:
     }
     facts |= {
         "visual tokens kept": figures.tokens_kept,
-        "pictures encoded": figures.scenes_made,
+        "images encoded": figures.scenes_made,
         "encodings saved": figures.scenes_reused,
         "reuse (%)": f"{100 * figures.scenes_reused / seen:.0f}" if seen else "",
     }

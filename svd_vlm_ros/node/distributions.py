@@ -23,24 +23,30 @@ __all__ = ["HookedNode", "SubscriptionEventCallbacks", "UnsupportedEventTypeErro
 Adapt = Callable[[list[Parameter]], list[Parameter]]
 Check = Callable[[list[Parameter]], SetParametersResult]
 Changed = Callable[[list[Parameter]], None]
+Refuse = Callable[[list[str]], str]
 
 
 class HookedNode(LifecycleNode):
-    """A node that is asked before its parameters are set, and told afterwards.
+    """A node that is asked before its parameters are set, and hears of it afterwards.
 
     From Iron on rclpy has callbacks for all of it. Humble's has one for checking only; there the
     two methods through which every change goes, from within and by a service, call the others.
     """
 
+    _refuse: Refuse | None = None
     _adapt: Adapt | None = None
     _changed: Changed | None = None
 
-    def add_parameter_hooks(self, adapt: Adapt, check: Check, changed: Changed) -> None:
-        """Let parameters be adapted, then checked, and tell when they are set.
+    def add_parameter_hooks(
+        self, adapt: Adapt, check: Check, changed: Changed, refuse: Refuse
+    ) -> None:
+        """Let parameters be refused by their names, adapted, then checked; `changed` hears of it.
 
-        What is declared is checked as well; whether the others hear of it depends on the
-        distribution.
+        `refuse` says why none of these names can be set, "": they can; rclpy's own sentence names
+        none that is amiss. What is declared is checked as well; whether `changed` hears of that
+        depends on the distribution.
         """
+        self._refuse = refuse
         self.add_on_set_parameters_callback(check)
         if hasattr(self, "add_post_set_parameters_callback"):
             self.add_pre_set_parameters_callback(adapt)
@@ -56,6 +62,9 @@ class HookedNode(LifecycleNode):
 
     def set_parameters_atomically(self, parameter_list: Sequence[Parameter]) -> Any:
         """Set all of the parameters or none; see rclpy."""
+        why = self._refuse([each.name for each in parameter_list]) if self._refuse else ""
+        if why:
+            return SetParametersResult(successful=False, reason=why)
         if self._adapt is None or self._changed is None:
             return super().set_parameters_atomically(parameter_list)
         adapted = self._adapt(list(parameter_list))

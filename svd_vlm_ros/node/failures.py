@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replies to requests that end without an answer, and what is done for those that follow."""
+"""What the engine cannot do: the reply, and what is done for the requests that follow."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from svd_vlm_ros.node.requests import Frame, Question, Reply, RequestError, Status
+from svd_vlm_ros.node.replies import Reply, RequestError, Status
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.answering import Asked, Tally
-    from svd_vlm_ros.node.scenes import SceneCache
+    from svd_vlm_ros.engine import EngineInfo
+    from svd_vlm_ros.node.frames import Frame
+    from svd_vlm_ros.node.questions import Question
 
 OUT_OF_MEMORY_LIMIT = 3  # in a row; then the token budget is lowered
-DEACTIVATED = "The node was deactivated or shut down while it answered: activate it and ask again."
-GIVEN_UP = "The goal was canceled."
 
 
 class Failures:
-    """What the engine could not do; `on_memory()` hears of several times out of memory in a row."""
+    """What the engine could not do.
 
-    def __init__(self, scenes: SceneCache, tally: Tally, on_memory: Callable[[], None]) -> None:
-        self._scenes = scenes
-        self._tally = tally
+    `free()` lets go of what the node holds of the engine's memory; `on_memory()` hears of several
+    times out of memory in a row. `out_of_memory` counts all of them.
+    """
+
+    def __init__(self, free: Callable[[], None], on_memory: Callable[[], None]) -> None:
+        self.out_of_memory = 0
+        self._free = free
         self._on_memory = on_memory
         self._lock = threading.Lock()
         self._in_a_row = 0  # for lack of memory
@@ -38,12 +41,11 @@ class Failures:
         """The reply to a question that the engine failed on; frees memory for the next one."""
         detail = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # their tensors would stay allocated
-        self._scenes.clear()
-        if not out_of_memory(error):
-            reason = (str(error).splitlines() or [""])[0][:200]
+        self._free()
+        if not is_out_of_memory(error):
             sentence = (
-                f"The model failed on this request ({type(error).__name__}: {reason}): try again, "
-                "and see the node's log if it happens again."
+                f"The model failed on this request ({type(error).__name__}: {first_line(error)}): "
+                "try again, and see the node's log if it happens again."
             )
             return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
         empty_device_cache()
@@ -52,7 +54,7 @@ class Failures:
             "smaller precision such as int4."
         )
         with self._lock:
-            self._tally.out_of_memory += 1
+            self.out_of_memory += 1
             self._in_a_row += 1
             enough = self._in_a_row >= OUT_OF_MEMORY_LIMIT
             if enough:
@@ -62,20 +64,25 @@ class Failures:
         return Reply(Status.ERROR, sentence, question.camera, frame, detail=detail)
 
 
-def refused(refusal: RequestError, camera: str = "", frame: Frame | None = None) -> Reply:
-    """The reply that a refusal becomes."""
-    return Reply(refusal.status, str(refusal), camera, frame)
+def random_model_refusal(engine: EngineInfo | None, allowed: bool) -> RequestError | None:
+    """Why a model with random weights does not answer; None: it may, or has none."""
+    if allowed or engine is None or not engine.random_weights:
+        return None
+    return RequestError(
+        Status.ERROR,
+        f"Model '{engine.model}' has random weights, so its answers mean nothing: load a trained "
+        "one such as scout, or set allow_random_model to get them anyway.",
+    )
 
 
-def canceled(asked: Asked) -> Reply:
-    """The reply to a question that was canceled, by whoever asked it or by the node."""
-    sentence = GIVEN_UP if asked.given_up else DEACTIVATED
-    return Reply(Status.CANCELED, sentence, asked.question.camera)
-
-
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the computer had no memory left."""
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what an exception says."""
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def empty_device_cache() -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from svd_vlm_ros.node.jobs import Priority
-from svd_vlm_ros.node.requests import Reply, Status
+from svd_vlm_ros.node.replies import Reply, Status
+from svd_vlm_ros.node.tasks import Priority
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.answering import Tally
-    from svd_vlm_ros.node.inference import InferenceThread
+    from svd_vlm_ros.node.session import Session
 
 KEPT = 500  # answers over which the percentiles go
 STAGES = ("queue", "encode", "select", "prefill", "decode")
@@ -25,7 +24,7 @@ class Snapshot:
 
     `latency`: for each of `STAGES` and "first_token" the 50th, 95th and 99th percentile in seconds
     over the last answers to questions; empty before the first. `busy_for`: seconds that the model
-    has been at its job. `batched`: questions that were answered together, in `batches`.
+    has been at its task. `batched`: questions that were answered together, in `batches`.
     """
 
     waiting: int = 0
@@ -70,27 +69,31 @@ class Figures:
             took = [getattr(stats, f"{stage}_seconds") for stage in STAGES]
             self._took.append((*took, stats.time_to_first_token))
 
-    def snapshot(
-        self, inference: InferenceThread | None, tally: Tally | None, queue_size: int
-    ) -> Snapshot:
-        """The figures now; `inference` and `tally` of the model, where there is one."""
-        made: dict[str, int] = {}
-        if tally is not None:
-            names = ("scenes_made", "scenes_reused", "batches", "batched", "out_of_memory")
-            made = {name: getattr(tally, name) for name in names}
-        job = inference.current if inference is not None else None
-        return Snapshot(
-            waiting=inference.waiting(Priority.QUESTION) if inference is not None else 0,
+    def snapshot(self, session: Session | None, queue_size: int) -> Snapshot:
+        """The figures now; `session` while the node is configured."""
+        own = Snapshot(
             queue_size=queue_size,
-            busy_for=time.monotonic() - job.began if job is not None and job.began else 0.0,
             by_status=dict(self._by_status),
             described=self._described,
             repeated=self._repeated,
-            restarts=inference.restarts if inference is not None else 0,
             tokens_kept=self._tokens_kept,
             last_error=self._last_error,
             latency=self._latency(),
-            **made,
+        )
+        if session is None:
+            return own
+        queue, answerer = session.worker.queue, session.answerer
+        turn = queue.current[0].turn if queue.current else None
+        return replace(
+            own,
+            waiting=queue.waiting(Priority.QUESTION),
+            busy_for=time.monotonic() - turn.at if turn is not None else 0.0,
+            restarts=session.worker.restarts,
+            scenes_made=answerer.scenes.made,
+            scenes_reused=answerer.scenes.reused,
+            batches=answerer.tally.batches,
+            batched=answerer.tally.batched,
+            out_of_memory=answerer.failures.out_of_memory,
         )
 
     def _latency(self) -> dict[str, tuple[float, float, float]]:

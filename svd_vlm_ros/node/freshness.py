@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a picture is new enough for a question, and what to say where none was. No ROS in it.
+"""Whether a frame is new enough for a question, and what to say if none was. No ROS in it.
 
-image_age     how old a picture is
-choose_frame  the newest picture if it is new enough; None: a newer one is worth waiting for
+image_age     how old an image is
+choose_frame  the newest frame if it is new enough; None: a newer one is worth waiting for
 late_refusal  why a request whose time is over was not answered
 """
 
 from __future__ import annotations
 
-from svd_vlm_ros.node.requests import NANOSECONDS, Frame, Question, RequestError, Status
+from svd_vlm_ros.node.frames import NANOSECONDS, Frame
+from svd_vlm_ros.node.questions import Question
+from svd_vlm_ros.node.replies import RequestError, Status
 
 
 def clock_went_back(frame: Frame, ros_now: int) -> bool:
-    """Whether ROS time was set back since the picture arrived, as where a bag begins anew."""
+    """Whether ROS time was set back since the frame arrived, as when a bag begins anew."""
     return ros_now < frame.clock
 
 
 def image_age(frame: Frame, ros_now: int, now: float) -> float:
     """Seconds since the image was taken by its stamp, and never less than since it arrived.
 
-    The latter alone where it has no stamp, or one of a time that was before the clock was set back.
+    The latter alone if it has no stamp, or one of a time that was before the clock was set back.
     So a stamp ahead of the clock, or a clock that stands still, makes no image fresh for ever.
     `ros_now` in nanoseconds, `now` in `time.monotonic()`.
     """
     arrived = max(now - frame.arrival, 0.0)
-    if frame.stamp and not clock_went_back(frame, ros_now):
+    if frame.stamp and ros_now >= frame.clock:
         return max((ros_now - frame.stamp) / NANOSECONDS, arrived)
     return arrived
 
@@ -32,10 +34,10 @@ def image_age(frame: Frame, ros_now: int, now: float) -> float:
 def choose_frame(
     question: Question, frame: Frame | None, topic: str, ros_now: int, now: float
 ) -> Frame | None:
-    """The newest picture of the question's camera if it may be used; None: wait for a newer.
+    """The newest frame of the question's camera if it may be used; None: wait for a newer.
 
-    A question that `waits` waits for a picture, for another one none is waited for. Raises
-    `RequestError`: NO_IMAGE where none has come, STALE_IMAGE where the newest is older than
+    A question that `waits` waits for a frame, for another one none is waited for. Raises
+    `RequestError`: NO_IMAGE if none has come, STALE_IMAGE if the newest is older than
     `max_image_age`.
     """
     if frame is None:
@@ -43,7 +45,7 @@ def choose_frame(
             return None
         raise RequestError(
             Status.NO_IMAGE,
-            f"Camera '{question.camera}' has sent no picture on {topic} yet: check that it runs "
+            f"Camera '{question.camera}' has sent no image on {topic} yet: check that it runs "
             "and publishes there.",
         )
     if question.not_before and (
@@ -56,7 +58,7 @@ def choose_frame(
             return None
         raise RequestError(
             Status.STALE_IMAGE,
-            f"The newest picture of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
+            f"The newest image of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
             f"arrived {now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the "
             "most: check the camera and its clock, or allow more by max_image_age.",
         )
@@ -70,15 +72,9 @@ def late_refusal(
     after = f"within {question.timeout:g} s"
     name = f"Camera '{question.camera}'"
     if begun:
-        return RequestError(
-            Status.TIMEOUT,
-            f"The answer was not complete {after}: allow a longer timeout, or ask for fewer "
-            "tokens.",
-        )
+        return incomplete(question)
     if question.waits and frame is None:
-        return RequestError(
-            Status.NO_IMAGE, f"{name} sent no picture on {topic} {after}: check it."
-        )
+        return RequestError(Status.NO_IMAGE, f"{name} sent no image on {topic} {after}: check it.")
     age = image_age(frame, ros_now, now) if frame else 0.0
     if question.not_before and frame is not None:
         behind = (question.not_before - frame.taken) / NANOSECONDS
@@ -88,17 +84,26 @@ def late_refusal(
             )
             return RequestError(
                 Status.STALE_IMAGE,
-                f"{name} sent no picture from not_before or later {after}; the newest {older}: "
+                f"{name} sent no image from not_before or later {after}; the newest {older}: "
                 "check the camera and its clock.",
             )
     if question.waits and age > question.max_image_age:
         return RequestError(
             Status.STALE_IMAGE,
-            f"{name} sent no picture that is at most {question.max_image_age:g} s old by its stamp "
+            f"{name} sent no image that is at most {question.max_image_age:g} s old by its stamp "
             f"{after}; the newest is {age:.1f} s old: check the camera and its clock.",
         )
     return RequestError(
         Status.TIMEOUT,
         f"The model was busy with other requests and did not begin {after}: allow a longer "
         "timeout, or ask later.",
+    )
+
+
+def incomplete(question: Question) -> RequestError:
+    """Why an answer was cut off at its deadline."""
+    return RequestError(
+        Status.TIMEOUT,
+        f"The answer was not complete within {question.timeout:g} s: allow a longer timeout, or "
+        "ask for fewer tokens.",
     )

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's watch on itself: /diagnostics once a second, its log, and its cameras' silence."""
+"""The node's watch on itself: /diagnostics once a second, its log, silent cameras, namesakes."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -14,13 +16,18 @@ from rclpy.clock import Clock, ClockType
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.heap import trim
 from svd_vlm_ros.node import diagnostics, silence
+from svd_vlm_ros.node.figures import Figures, Snapshot
+from svd_vlm_ros.node.frames import NANOSECONDS
 from svd_vlm_ros.node.memory import MIB, MemoryWatch
-from svd_vlm_ros.node.requests import NANOSECONDS, Reply, Status
+from svd_vlm_ros.node.replies import Reply, Status
 from svd_vlm_ros.pictures.files import picture_size
 
 if TYPE_CHECKING:
+    from rclpy.node import Node
+
     from svd_vlm_ros.node.cameras import Camera
-    from svd_vlm_ros.node.perception_node import PerceptionNode
+    from svd_vlm_ros.node.session import Session
+    from svd_vlm_ros.node.settings import Settings
 
 PERIOD = 1.0  # s
 CLOCK_STILL = 4.0  # s that ROS time may stand still, under use_sim_time
@@ -30,29 +37,60 @@ TRIM = 60.0  # s after which free memory is given back to the system
 _TROUBLES = (Status.ERROR, Status.NO_IMAGE, Status.STALE_IMAGE, Status.TIMEOUT, Status.BUSY)
 
 
-class Said:
+@dataclass(frozen=True)
+class Lifecycle:
+    """The node's lifecycle state, and why the last transition failed."""
+
+    state: str
+    failure: str
+
+
+class Trouble:
     """The last sentence of a kind, shown for a minute."""
 
     def __init__(self) -> None:
         self.sentence = ""
         self._at = float("-inf")
 
-    def say(self, sentence: str) -> None:
+    def keep(self, sentence: str) -> None:
         """Remember it."""
         self.sentence, self._at = sentence, time.monotonic()
 
     def recent(self, now: float) -> str:
-        """The sentence, "" where it is older than a minute."""
+        """The sentence, "" if it is older than a minute."""
         return self.sentence if now - self._at < RECENT else ""
 
 
 class Health:
-    """Tells /diagnostics and the log how the node is. `note` is the executor's."""
+    """Watches the node, and publishes /diagnostics. `note` is the executor's.
 
-    def __init__(self, node: PerceptionNode) -> None:
+    Args:
+        node: for its name, clock and log, and for what it sees of the ROS graph.
+        lifecycle: its state.
+        configured: the session, while the node is configured.
+        settings: the parameters' values, None before the node was first configured.
+        queue_size: the parameter.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        lifecycle: Callable[[], Lifecycle],
+        configured: Callable[[], Session | None],
+        settings: Callable[[], Settings | None],
+        queue_size: Callable[[], int],
+    ) -> None:
         self._node = node
-        self._trouble, self._fault = Said(), Said()
-        self._unreadable: dict[str, Said] = {}
+        self._logger: Any = node.get_logger()
+        self._lifecycle = lifecycle
+        self._configured = configured
+        self._settings = settings
+        self._queue_size = queue_size
+        self._why_facts_wait: Callable[[], str] = lambda: ""
+        self._figures = Figures()
+        self._trouble, self._fault = Trouble(), Trouble()
+        self._unreadable: dict[str, Trouble] = {}
         self._logged: dict[tuple[Any, ...], tuple[float, int]] = {}  # when, and how often since
         self._counted: dict[str, tuple[float, int, int]] = {}  # camera -> when, received, lost
         self._silent: set[str] = set()
@@ -62,22 +100,33 @@ class Health:
         self._late: deque[float] = deque(maxlen=round(RECENT / PERIOD))
         self._due = time.monotonic() + PERIOD
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        node.create_timer(PERIOD, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def note(self, reply: Reply, description: bool = False, repeated: bool = False) -> None:
-        """Log how a request ended: a line at DEBUG, a trouble once a minute as a warning."""
-        self._node.get_logger().debug(_line(reply, description, repeated))
+    def start(self, why_facts_wait: Callable[[], str]) -> None:
+        """Look once a second from now on; `why_facts_wait()` is shown as a warning."""
+        self._why_facts_wait = why_facts_wait
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._node.create_timer(PERIOD, self._tick, clock=steady)
+
+    def note(self, reply: Reply, description: bool = False) -> None:
+        """Count and log how a request ended: a line at DEBUG, a trouble once a minute."""
+        self._figures.note(reply, description)
+        self._logger.debug(_line(reply, description))
         if reply.status in _TROUBLES:
-            self._trouble.say(reply.sentence)
+            self._trouble.keep(reply.sentence)
             self._warn((reply.status, reply.camera), reply.sentence, reply.detail)
-        camera = self._node.cameras.get(reply.camera)
+        session = self._configured()
+        camera = session.cameras.get(reply.camera) if session else None
         if reply.status is Status.NO_IMAGE and camera is not None and camera.latest is not None:
-            self._unreadable.setdefault(reply.camera, Said()).say(reply.sentence)
+            self._unreadable.setdefault(reply.camera, Trouble()).keep(reply.sentence)
 
     def fault(self, sentence: str) -> None:
         """A fault of the node itself: ERROR in the diagnostics for a minute. From any thread."""
-        self._fault.say(sentence)
-        self._node.get_logger().error(sentence)
+        self._fault.keep(sentence)
+        self._logger.error(sentence)
+
+    def snapshot(self) -> Snapshot:
+        """The node's figures now; see `figures`."""
+        return self._figures.snapshot(self._configured(), self._queue_size())
 
     def _warn(self, kind: tuple[Any, ...], sentence: str, detail: str = "") -> None:
         """Log a trouble once, then once a minute with the number of its like since."""
@@ -88,9 +137,9 @@ class Health:
             return
         self._logged[kind] = (now, 0)
         again = f" ({more} more of the kind since the last warning)" if more else ""
-        self._node.get_logger().warning(f"{sentence}{again}")
+        self._logger.warning(f"{sentence}{again}")
         if detail:
-            self._node.get_logger().error(detail)
+            self._logger.error(detail)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -100,35 +149,39 @@ class Health:
         if now - self._trimmed >= TRIM:
             self._trimmed = now
             threading.Thread(target=trim, name="trim", daemon=True).start()
-        node = self._node
-        for camera in node.cameras.values():
-            camera.follow()
-        if node.inference is not None:
-            node.inference.revive()  # also where nobody asks: what waits goes on
-        statuses = self._statuses(now)
-        engine = node.engine
-        hardware = str(engine.device) if engine else ""
-        stamp = node.get_clock().now().to_msg()
+        session = self._configured()
+        hardware = ""
+        if session is not None:
+            for camera in session.cameras.values():
+                camera.follow()
+            session.worker.revive()  # also if nobody asks: what waits goes on
+            hardware = str(session.worker.info.device) if session.worker.info else ""
+        stamp = self._node.get_clock().now().to_msg()
+        statuses = self._statuses(session, now)
         self._publisher.publish(diagnostics.array(stamp, statuses, hardware))
 
-    def _statuses(self, now: float) -> list[Any]:
-        node = self._node
-        name = node.get_fully_qualified_name().lstrip("/")
-        failure = "" if node.engine else node.failure
+    def _statuses(self, session: Session | None, now: float) -> list[Any]:
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        lifecycle = self._lifecycle()
+        is_loaded = session is not None and session.worker.info is not None
+        failure = "" if is_loaded else lifecycle.failure
         fault = self._fault.recent(now) or self._why_not_alone()
-        made = [diagnostics.model_status(name, node.state, failure, fault, _model_facts(node))]
-        if node.get_parameter("use_sim_time").value:
+        facts = _model_facts(self._settings(), session)
+        made = [diagnostics.model_status(name, lifecycle.state, failure, fault, facts)]
+        if self._node.get_parameter("use_sim_time").value:
             still = self._why_clock_stands_still(now)
             made.append(diagnostics.clock_status(name, self._ros_time[0] / NANOSECONDS, still))
-        for camera in node.cameras.values():
+        for camera in session.cameras.values() if session is not None else ():
+            assert session is not None
             unreadable = self._unreadable.get(camera.name)
             trouble = unreadable.recent(now) if unreadable else ""
             silence = self._why_silent(camera, now)
-            figures = self._camera_figures(camera, now)
+            damaged = session.answerer.scenes.damaged[camera.name]
+            figures = self._camera_figures(camera, damaged, now)
             made.append(diagnostics.camera_status(name, figures, silence, trouble))
-        snapshot = node.snapshot()
+        snapshot = self.snapshot()
         trouble, last = self._trouble.recent(now), self._trouble.sentence
-        if waits := node.descriptions.why_facts_wait():
+        if waits := self._why_facts_wait():
             self._warn(("facts",), waits)
         made.append(diagnostics.request_status(name, snapshot, waits or trouble, last))
         made.append(diagnostics.latency_status(name, snapshot))
@@ -137,10 +190,10 @@ class Health:
         return made
 
     def _why_silent(self, camera: Camera, now: float) -> str:
-        """Why a silent camera is silent, "" where it is not; warns in the log once a minute."""
+        """Why a silent camera is silent, "" if it is not; warns in the log once a minute."""
         if not camera.is_silent(now):
             if camera.name in self._silent and camera.received:
-                self._node.get_logger().info(f"Camera '{camera.name}': pictures come again.")
+                self._logger.info(f"Camera '{camera.name}': images come again.")
             self._silent.discard(camera.name)
             self._logged.pop(("silent", camera.name), None)
             return ""
@@ -165,8 +218,8 @@ class Health:
         return reason
 
     def _why_clock_stands_still(self, now: float) -> str:
-        """Why simulated time does not go on, "" where it does; warns in the log once a minute."""
-        ros_now = self._node.ros_now()
+        """Why simulated time does not go on, "" if it does; warns in the log once a minute."""
+        ros_now = self._node.get_clock().now().nanoseconds
         if ros_now != self._ros_time[0]:
             self._ros_time = (ros_now, now)
         seconds = now - self._ros_time[1]
@@ -176,13 +229,15 @@ class Health:
         self._warn(("clock",), reason)
         return reason
 
-    def _camera_figures(self, camera: Camera, now: float) -> diagnostics.CameraFigures:
+    def _camera_figures(
+        self, camera: Camera, damaged: int, now: float
+    ) -> diagnostics.CameraFigures:
         at, received, lost = self._counted.get(camera.name, (camera.begun, 0, 0))
         if camera.received < received:  # another one of this name: the node was configured anew
             at, received, lost = camera.begun, 0, 0
         self._counted[camera.name] = (now, camera.received, camera.lost)
         seconds = max(now - at, 1e-3)
-        latest, configured = camera.latest, self._node.configured
+        latest, settings = camera.latest, self._settings()
         age = None
         if latest is not None and latest.stamp:
             age = (self._node.get_clock().now().nanoseconds - latest.stamp) / NANOSECONDS
@@ -193,18 +248,18 @@ class Health:
             reliable=camera.reliable,
             received=camera.received,
             lost=camera.lost,
-            damaged=configured.answerer.scenes.damaged[camera.name] if configured else 0,
+            damaged=damaged,
             rate=(camera.received - received) / seconds,
             loss_rate=max(camera.lost - lost, 0) / seconds,
             arrived_ago=now - latest.arrival if latest is not None else None,
             age=age,
-            picture=_picture(latest.message) if latest is not None else "",
-            oldest=self._node.settings.max_image_age,
+            image=_image(latest.message) if latest is not None else "",
+            oldest=settings.max_image_age if settings is not None else 0.0,
         )
 
 
-def _picture(message: Any) -> str:
-    """Size and encoding of a picture in words."""
+def _image(message: Any) -> str:
+    """Size and encoding of an image in words."""
     if hasattr(message, "encoding"):
         return f"{message.width}x{message.height} {message.encoding[:40]}"
     try:
@@ -214,12 +269,12 @@ def _picture(message: Any) -> str:
     return f"{width}x{height} {message.format[:40]}"
 
 
-def _line(reply: Reply, description: bool, repeated: bool) -> str:
+def _line(reply: Reply, description: bool) -> str:
     """A request in one line."""
     stats = reply.stats
     what = "description" if description else "question"
     parts = [f"{what} camera={reply.camera or '?'} {reply.status.name}"]
-    if repeated:
+    if reply.repeated:
         parts.append("repeated, nothing changed")
     if stats.visual_tokens_kept:
         parts.append(
@@ -233,9 +288,9 @@ def _line(reply: Reply, description: bool, repeated: bool) -> str:
     return "; ".join(parts)
 
 
-def _model_facts(node: PerceptionNode) -> dict[str, Any]:
+def _model_facts(settings: Settings | None, session: Session | None) -> dict[str, Any]:
     """The model in words."""
-    settings, info = node.settings_if_any, node.engine
+    info = session.worker.info if session is not None else None
     if settings is None:
         return {}
     facts: dict[str, Any] = {

@@ -9,6 +9,7 @@ import cv2
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.llava.files import find_folder
+from svd_vlm_ros.node.failures import first_line, is_out_of_memory
 from svd_vlm_ros.node.images import cv_bridge_converter
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_model(name: str) -> None:
-    """Raise `UserError` where the model is not on this machine, before torch takes its seconds."""
+    """Raise `UserError` if the model is not on this machine, before torch takes its seconds."""
     try:
         find_folder(name)
     except UserError as error:
@@ -52,12 +53,12 @@ def load_sentence(model: str, error: BaseException) -> str:
     """Why loading failed, in one sentence."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return (
             f"Model {model} does not fit into the device's memory: choose a smaller precision such "
             "as int4, another device, or a smaller model."
         )
-    reason = (str(error).splitlines() or [""])[0][:200]
     return (
-        f"Model {model} could not be loaded ({type(error).__name__}: {reason}): see the log above."
+        f"Model {model} could not be loaded ({type(error).__name__}: {first_line(error)}): see the "
+        "log above."
     )

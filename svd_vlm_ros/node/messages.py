@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.msg import FactChanged, InferenceStats, SceneDescription, SceneFact
-from svd_vlm_ros.node.requests import Reply, Stats
+from svd_vlm_ros.node.replies import Reply, Stats
 
 if TYPE_CHECKING:
     from svd_vlm_ros.facts import Observation
-    from svd_vlm_ros.node.requests import Frame
+    from svd_vlm_ros.node.frames import Frame
 
 
 def fill_response(response: Any, reply: Reply) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,11 @@ from svd_vlm_ros.overlay import Box, draw_overlay
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import Answer, Scene
-    from svd_vlm_ros.node.perception_node import PerceptionNode
-    from svd_vlm_ros.node.requests import Frame, Question
+    from svd_vlm_ros.node.frames import Frame
+    from svd_vlm_ros.node.questions import Question
 
 TOPIC = "~/overlay"
+QOS = QoSProfile(depth=1)  # reliable, as RViz asks by default; the newest counts
 MAX_WIDTH = 1280  # a wider picture is made smaller: it is to be looked at, over a network as well
 _DESCRIPTION = "(description)"
 _CLOSE_WITHIN = 1.0  # s that `close` waits for a picture that is being drawn
@@ -45,10 +47,10 @@ class _Seen:
 class Overlay:
     """Publishes what the model saw, for those who look. `offer` may be called by any thread."""
 
-    def __init__(self, node: PerceptionNode) -> None:
-        self._node = node
-        # Reliable, as RViz asks by default; the newest counts.
-        self._publisher = node.create_lifecycle_publisher(Image, TOPIC, QoSProfile(depth=1))
+    def __init__(self, publisher: Any, max_pixels: Callable[[], int], logger: Any) -> None:
+        self._publisher = publisher
+        self._max_pixels = max_pixels
+        self._logger = logger
         self._condition = threading.Condition()
         self._next: _Seen | None = None
         self._ended = False
@@ -109,11 +111,8 @@ class Overlay:
             self._publisher.publish(message)
             self.drawn += 1
 
-    def _max_pixels(self) -> int:
-        return int(self._node.get_parameter("max_image_pixels").value)
-
     def _complain(self) -> None:
-        self._node.get_logger().warning(
+        self._logger.warning(
             f"The overlay could not be drawn: {traceback.format_exc()}", throttle_duration_sec=60.0
         )
 

@@ -10,7 +10,7 @@ from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.facts import YES_NO
 from svd_vlm_ros.node.images import MAX_PIXELS
 from svd_vlm_ros.node.parameter_spec import Spec, When
-from svd_vlm_ros.node.requests import MAX_NEW_TOKENS, MAX_SECONDS
+from svd_vlm_ros.node.questions import MAX_NEW_TOKENS, MAX_SECONDS
 from svd_vlm_ros.node.settings import AUTO
 
 DEFAULT_CAMERA = "camera"

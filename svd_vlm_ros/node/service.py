@@ -5,19 +5,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svd_vlm_ros.node.handling import MANY_REQUESTS, Ticket
+from svd_vlm_ros.node.handler import MANY_REQUESTS
 from svd_vlm_ros.node.messages import fill_response
+from svd_vlm_ros.node.requests import Request
 from svd_vlm_ros.srv import AskScene
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.node.handling import Handler
-    from svd_vlm_ros.node.perception_node import PerceptionNode
+    from rclpy.node import Node
+
+    from svd_vlm_ros.node.handler import RequestHandler
 
 
 class AskService:
     """Serves `ask_scene` in every lifecycle state."""
 
-    def __init__(self, node: PerceptionNode, handler: Handler) -> None:
+    def __init__(self, node: Node, handler: RequestHandler) -> None:
         self._handler = handler
         self.service = node.create_service(
             AskScene,
@@ -28,4 +30,4 @@ class AskService:
         )
 
     async def _on_ask(self, request: Any, response: Any) -> Any:
-        return fill_response(response, await self._handler.handle(request, Ticket()))
+        return fill_response(response, await self._handler.handle(request, Request()))

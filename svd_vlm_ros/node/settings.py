@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact
-from svd_vlm_ros.node.requests import Limits
+from svd_vlm_ros.node.questions import Limits
 
 AUTO = "auto"  # a camera's reliability that follows its publishers
 
@@ -64,7 +65,7 @@ class Settings:
         """What the engine takes as `visual_tokens`: a number of tokens, or an energy in (0, 1]."""
         return self.energy if self.energy > 0.0 else self.visual_tokens
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
         """What requests are measured with."""
         return Limits(

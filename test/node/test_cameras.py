@@ -188,7 +188,7 @@ def test_cameras_of_a_robot_with_a_namespace(robot: Robot) -> None:
             "camera.rear.compressed": True,
         },
     )
-    cameras = robot.node.cameras
+    cameras = robot.cameras
     assert cameras["front"].topic == "/rig/left"
     assert cameras["rear"].topic == "/robot1/rear/compressed"
     engine = reference_engine()
@@ -243,7 +243,7 @@ def test_simulated_time_that_jumps_back(robot: Robot) -> None:
     set_clock(1100)
     assert robot.ask().status == AskScene.Response.STALE_IMAGE
     set_clock(50)
-    assert robot.node.cameras["camera"].latest is None, "999 s lie in the future now"
+    assert robot.cameras["camera"].latest is None, "999 s lie in the future now"
     assert robot.ask().status == AskScene.Response.NO_IMAGE
     shown = show(49, 2)
     reply = robot.ask()

@@ -13,16 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_vlm_ros.facts import MAX_CHOICES
+from svd_vlm_ros.node.frames import NANOSECONDS, Frame
 from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
-from svd_vlm_ros.node.requests import (
-    NANOSECONDS,
-    Frame,
-    Limits,
-    Question,
-    RequestError,
-    Status,
-    check_request,
-)
+from svd_vlm_ros.node.questions import Limits, Question, check_request
+from svd_vlm_ros.node.replies import RequestError, Status
 from svd_vlm_ros.srv import AskScene
 
 LIMITS = Limits(
@@ -136,7 +130,7 @@ def test_any_request_is_checked_or_refused(asked: SimpleNamespace) -> None:
 
 
 def test_no_picture_yet() -> None:
-    with pytest.raises(RequestError, match="'front' has sent no picture on /image") as error:
+    with pytest.raises(RequestError, match="'front' has sent no image on /image") as error:
         choose_frame(Question("?", "front"), None, "/image", 0, 0.0)
     assert error.value.status is Status.NO_IMAGE
 

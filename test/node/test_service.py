@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.node.jobs import Priority
+from svd_vlm_ros.node.tasks import Priority
 from svd_vlm_ros.srv import AskScene
 
 Reply = AskScene.Response
@@ -256,7 +256,7 @@ def test_truncated_jpeg(robot: Robot) -> None:
 
 def test_not_before_waits_for_a_newer_picture(robot: Robot) -> None:
     future = robot.send(camera="front", not_before=robot.stamp())
-    other = robot.ask(camera="rear") if robot.node.cameras["rear"].latest else None
+    other = robot.ask(camera="rear") if robot.cameras["rear"].latest else None
     assert other is None or other.status == Reply.OK, "others go on meanwhile"
     assert not future.done()
     shown = robot.show(image_message(picture(50), "front"), "front")
@@ -308,11 +308,11 @@ def test_timeout_within_an_answer(robot: Robot, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_full_queue(robot: Robot, busy: threading.Event) -> None:
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     size = robot.node.settings.queue_size
     waiting = [robot.send() for _ in range(size)]
-    wait_until(lambda: inference.waiting(Priority.QUESTION) == size)
+    wait_until(lambda: inference.queue.waiting(Priority.QUESTION) == size)
     reply = robot.ask()
     assert reply.status == Reply.BUSY
     assert f"{size} questions wait" in reply.message
@@ -358,7 +358,7 @@ def test_the_model_works_on_its_own_thread(robot: Robot, monkeypatch: pytest.Mon
     robot.show(image_message(picture(60), "front"), "front")
     assert robot.ask().status == Reply.OK
     assert robot.ask(choices=["yes", "no"]).status == Reply.OK
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     assert all(seen == {inference.thread_id} for seen in threads.values())
     assert inference.thread_id != robot.executor_thread
@@ -368,7 +368,7 @@ def test_requests_are_answered_while_the_model_is_busy(robot: Robot, busy: threa
     """The executor is free: it refuses, takes pictures, and serves parameters meanwhile."""
     assert robot.ask(question="").status == Reply.BAD_REQUEST
     shown = robot.show(image_message(picture(70), "front"), "front")
-    assert robot.node.cameras["front"].latest.message.header == shown.header
+    assert robot.cameras["front"].latest.message.header == shown.header
     future = robot.send(camera="front")
     busy.set()
     assert robot.result(future).header == shown.header, "the newest picture when its turn came"

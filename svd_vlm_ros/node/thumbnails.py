@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a picture shows anything new: small copies of pictures, compared tile by tile.
+"""Whether an image shows anything new: small copies of images, compared tile by tile.
 
-A milliseconds' work on the CPU in place of a model's look. Averaging over an area takes away the
-sensor's noise and JPEG's; taking the tile that differs most, and not the mean over the picture,
+A millisecond's work on the CPU in place of the model's. Averaging over an area takes away the
+sensor's noise and JPEG's; taking the tile that differs most, and not the mean over the image,
 leaves a small thing that has appeared in one corner its weight.
 """
 
@@ -15,9 +15,9 @@ SIDE = 64  # pixels of the small copy, both ways
 TILE = 8  # pixels of a tile, both ways
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """A small copy of a picture: uint8 [H, W, 3] of any size becomes uint8 [SIDE, SIDE, 3]."""
-    return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A small copy of an image: uint8 [H, W, 3] of any size becomes uint8 [SIDE, SIDE, 3]."""
+    return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
