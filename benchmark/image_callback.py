@@ -151,7 +151,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
 
-    from svd_vlm_ros.node.cameras import quality_of_service
+    from svd_vlm_ros.node.cameras.subscriptions import quality_of_service
 
     rclpy.init()
     if options.role == "bare":

@@ -319,7 +319,7 @@ def publish(options: argparse.Namespace) -> None:
 def serve() -> None:
     """The node; before each response it prints the seconds that the engine took for it."""
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.answers import Answerer
+    from svd_vlm_ros.node.inference.answers import Answerer
     from svd_vlm_ros.node.perception import main
 
     spent: list[float] = []
@@ -356,7 +356,7 @@ def serve_nothing() -> None:
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
 
-    from svd_vlm_ros.node.cameras import quality_of_service
+    from svd_vlm_ros.node.cameras.subscriptions import quality_of_service
     from svd_vlm_ros.srv import AskScene
 
     # glibc maps and unmaps each large picture until it has seen a larger block go. Whoever has

@@ -25,9 +25,9 @@ from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.llava.heap import trim
-from svd_vlm_ros.node.memory import MIB, memory_bytes
+from svd_vlm_ros.node.health.memory import MIB, memory_bytes
+from svd_vlm_ros.node.inference.queue import TaskQueue
 from svd_vlm_ros.node.perception_node import PerceptionNode
-from svd_vlm_ros.node.queue import TaskQueue
 
 TIMER = 0.1  # s
 LOOK = 0.1  # s between two looks at the memory
@@ -99,7 +99,7 @@ class Faults:
 class Memory:
     """The least of each minute: pictures in flight come and go by some 40 MiB within seconds.
 
-    `own` (MiB) is the node's (`svd_vlm_ros.node.memory`), `in_use` (MiB) what the C library has
+    `own` (MiB) is the node's (`svd_vlm_ros.node.health.memory`), `in_use` (MiB) what the C library has
     handed out of it: the rest is what it holds free, and Python's small objects, whose number is
     `blocks`.
     """

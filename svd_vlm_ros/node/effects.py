@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.parameter import Parameter
 
-from svd_vlm_ros.node.parameter_rules import OF_GROUP, check_fact_camera
-from svd_vlm_ros.node.settings import parse_options
-from svd_vlm_ros.node.tasks import Priority, Task
+from svd_vlm_ros.node.inference.tasks import Priority, Task
+from svd_vlm_ros.node.parameters.rules import OF_GROUP, check_fact_camera
+from svd_vlm_ros.node.parameters.settings import parse_options
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import EngineInfo, SceneEngine
-    from svd_vlm_ros.node.parameters import Parameters
+    from svd_vlm_ros.node.parameters.settings import Settings
+    from svd_vlm_ros.node.parameters.store import Parameters
     from svd_vlm_ros.node.session import Session
-    from svd_vlm_ros.node.settings import Settings
 
 FEWEST_TOKENS = 16  # to which the node lowers the budget by itself
 _OF_SELECTION = frozenset({"selector", "selector_options", "visual_tokens", "energy", "token_cap"})

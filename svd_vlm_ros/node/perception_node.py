@@ -26,23 +26,23 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node import description_topics, overlay
-from svd_vlm_ros.node.action import StreamAction
-from svd_vlm_ros.node.description_topics import DescriptionTopics
 from svd_vlm_ros.node.effects import ParameterEffects
-from svd_vlm_ros.node.handler import RequestHandler
-from svd_vlm_ros.node.health import Health, Lifecycle
-from svd_vlm_ros.node.lifecycle import (
+from svd_vlm_ros.node.health.monitor import Health, Lifecycle
+from svd_vlm_ros.node.interfaces import description_topics, overlay
+from svd_vlm_ros.node.interfaces.action import StreamAction
+from svd_vlm_ros.node.interfaces.description_topics import DescriptionTopics
+from svd_vlm_ros.node.interfaces.handler import RequestHandler
+from svd_vlm_ros.node.interfaces.overlay import Overlay
+from svd_vlm_ros.node.interfaces.service import AskService
+from svd_vlm_ros.node.parameters.settings import Settings
+from svd_vlm_ros.node.parameters.store import Parameters
+from svd_vlm_ros.node.session import Session, SessionKeeper
+from svd_vlm_ros.ros.lifecycle import (
     CONFIGURING,
     INACTIVE,
     UNCONFIGURED,
     BackgroundLifecycleNode,
 )
-from svd_vlm_ros.node.overlay import Overlay
-from svd_vlm_ros.node.parameters import Parameters
-from svd_vlm_ros.node.service import AskService
-from svd_vlm_ros.node.session import Session, SessionKeeper
-from svd_vlm_ros.node.settings import Settings
 
 FREE_WITHIN = 60.0  # s that cleanup waits for the model's memory
 CLOSE_WITHIN = 1.5  # s that the end of the process waits for its threads

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node import loading
-from svd_vlm_ros.node.answers import Answerer
-from svd_vlm_ros.node.cameras import Camera, subscribe
-from svd_vlm_ros.node.descriptions import Describer
-from svd_vlm_ros.node.queue import TaskQueue
-from svd_vlm_ros.node.replies import Reply, Status
-from svd_vlm_ros.node.settings import Settings
-from svd_vlm_ros.node.worker import Worker
+from svd_vlm_ros.node.cameras.subscriptions import Camera, subscribe
+from svd_vlm_ros.node.inference import loader
+from svd_vlm_ros.node.inference.answers import Answerer
+from svd_vlm_ros.node.inference.descriptions import Describer
+from svd_vlm_ros.node.inference.queue import TaskQueue
+from svd_vlm_ros.node.inference.replies import Reply, Status
+from svd_vlm_ros.node.inference.worker import Worker
+from svd_vlm_ros.node.parameters.settings import Settings
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
     from svd_vlm_ros.engine import Answer, Scene
-    from svd_vlm_ros.node.frames import Frame
-    from svd_vlm_ros.node.parameters import Parameters
-    from svd_vlm_ros.node.questions import Question
+    from svd_vlm_ros.node.cameras.frames import Frame
+    from svd_vlm_ros.node.inference.questions import Question
+    from svd_vlm_ros.node.parameters.store import Parameters
 
 _POLL = 0.1  # s between two looks, while the model loads, whether the node is to end
 
@@ -147,7 +147,7 @@ class SessionKeeper:
             raise UserError(
                 f"Fact '{silent[0]}' has no question: set the parameter fact.{silent[0]}.question."
             )
-        loading.check_model(settings.model)
+        loader.check_model(settings.model)
         session = self.session = self._make(settings)
         self._wait_loaded(session)
         self._log_ready(session)
@@ -169,7 +169,7 @@ class SessionKeeper:
         )
         began = time.monotonic()
         queue.batch_size = settings.batch_size
-        worker = Worker(functools.partial(loading.load, settings), self._crashed, queue)
+        worker = Worker(functools.partial(loader.load, settings), self._crashed, queue)
         describer = Describer(answerer, self._parameters.current)
         return Session(settings, cameras, worker, answerer, describer, began)
 
@@ -187,7 +187,7 @@ class SessionKeeper:
         if error is not None:
             if not isinstance(error, UserError):
                 self._logger.error("".join(traceback.format_exception(error)))
-            raise UserError(loading.load_sentence(settings.model, error))
+            raise UserError(loader.load_sentence(settings.model, error))
 
     def _log_ready(self, session: Session) -> None:
         settings, engine = session.settings, session.worker.info

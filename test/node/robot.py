@@ -26,8 +26,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from svd_vlm_ros.action import StreamAnswer
+from svd_vlm_ros.node.inference.worker import Worker
 from svd_vlm_ros.node.perception_node import PerceptionNode
-from svd_vlm_ros.node.worker import Worker
 from svd_vlm_ros.srv import AskScene
 
 TINY = {"model": "random:tiny", "precision": "fp32", "device": "cpu", "allow_random_model": True}

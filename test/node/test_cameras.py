@@ -22,8 +22,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.cameras import Camera, subscribe
-from svd_vlm_ros.node.settings import CameraSettings
+from svd_vlm_ros.node.cameras.subscriptions import Camera, subscribe
+from svd_vlm_ros.node.parameters.settings import CameraSettings
 from svd_vlm_ros.srv import AskScene
 
 OK = AskScene.Response.OK

@@ -11,10 +11,12 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import Robot, image_message, picture, wait_until
 
-from svd_vlm_ros.node import cameras, diagnostics, health
-from svd_vlm_ros.node.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
-from svd_vlm_ros.node.figures import Snapshot
-from svd_vlm_ros.node.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
+from svd_vlm_ros.node.cameras import subscriptions as cameras
+from svd_vlm_ros.node.health import diagnostics
+from svd_vlm_ros.node.health import monitor as health
+from svd_vlm_ros.node.health.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
+from svd_vlm_ros.node.health.figures import Snapshot
+from svd_vlm_ros.node.health.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
 from svd_vlm_ros.srv import AskScene
 
 

@@ -17,7 +17,7 @@ from robot import Robot, image_message, picture, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node.tasks import Priority
+from svd_vlm_ros.node.inference.tasks import Priority
 
 SOON = 30.0  # s; far over three periods, a bound against waiting for ever
 ASKED = 6  # questions under way at any time

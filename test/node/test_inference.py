@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from svd_vlm_ros.node.queue import QueueFullError, TaskQueue
-from svd_vlm_ros.node.tasks import Priority, Task, Turn
-from svd_vlm_ros.node.worker import Worker
+from svd_vlm_ros.node.inference.queue import QueueFullError, TaskQueue
+from svd_vlm_ros.node.inference.tasks import Priority, Task, Turn
+from svd_vlm_ros.node.inference.worker import Worker
 
 PATIENCE = 30.0
 

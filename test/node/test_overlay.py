@@ -8,7 +8,7 @@ import pytest
 from robot import Robot, image_message, picture, wait_until
 from sensor_msgs.msg import Image
 
-from svd_vlm_ros.node import overlay
+from svd_vlm_ros.node.interfaces import overlay
 from svd_vlm_ros.srv import AskScene
 
 

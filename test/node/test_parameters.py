@@ -16,14 +16,14 @@ from rclpy.parameter import Parameter
 from robot import Robot, image_message, picture, wait_until
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.parameter_list import (
+from svd_vlm_ros.node.parameters.declarations import (
     CAMERA_PARAMETERS,
     FACT_PARAMETERS,
     PARAMETERS,
 )
-from svd_vlm_ros.node.parameter_spec import Spec, When
+from svd_vlm_ros.node.parameters.settings import Settings, parse_options
 from svd_vlm_ros.node.perception_node import PerceptionNode
-from svd_vlm_ros.node.settings import Settings, parse_options
+from svd_vlm_ros.ros.parameters import Spec, When
 from svd_vlm_ros.srv import AskScene
 
 ROOT = Path(__file__).resolve().parents[2]

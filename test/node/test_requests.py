@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_vlm_ros.facts import MAX_CHOICES
-from svd_vlm_ros.node.frames import NANOSECONDS, Frame
-from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
-from svd_vlm_ros.node.questions import Limits, Question, check_request
-from svd_vlm_ros.node.replies import RequestError, Status
+from svd_vlm_ros.node.cameras.frames import NANOSECONDS, Frame
+from svd_vlm_ros.node.inference.freshness import choose_frame, image_age, late_refusal
+from svd_vlm_ros.node.inference.questions import Limits, Question, check_request
+from svd_vlm_ros.node.inference.replies import RequestError, Status
 from svd_vlm_ros.srv import AskScene
 
 LIMITS = Limits(

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.node.tasks import Priority
+from svd_vlm_ros.node.inference.tasks import Priority
 from svd_vlm_ros.srv import AskScene
 
 Reply = AskScene.Response

@@ -14,7 +14,7 @@ from robot import Robot, image_message, picture, reference_engine, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node.thumbnails import difference, thumbnail
+from svd_vlm_ros.node.cameras.thumbnails import difference, thumbnail
 from svd_vlm_ros.srv import AskScene
 
 COLOURS = ["red", "green", "blue"]

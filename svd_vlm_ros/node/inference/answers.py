@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From questions to replies, on the inference thread: image, scene, answer, and their times.
+
+Nothing of ROS but the messages that pass through. A request comes with the frame of its turn: an
+answer is about the newest image there was when the model was free. Questions about one frame with
+one token budget come together and are answered together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.node.inference.failures import Failures, empty_device_cache, random_model_refusal
+from svd_vlm_ros.node.inference.freshness import incomplete, late_refusal
+from svd_vlm_ros.node.inference.replies import Reply, RequestError, Status, refused
+from svd_vlm_ros.node.inference.requests import FrameSource, Request
+from svd_vlm_ros.node.inference.scenes import SceneCache, SeenFrame, answer_stats
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.engine import Answer, Scene, SceneEngine
+    from svd_vlm_ros.node.cameras.frames import Frame
+    from svd_vlm_ros.node.inference.questions import Question
+    from svd_vlm_ros.node.parameters.settings import Settings
+
+
+@dataclass
+class Tally:
+    """What was computed and what was saved; written by the inference thread."""
+
+    batches: int = 0
+    batched: int = 0  # questions in them
+    repeated: int = 0  # descriptions
+
+
+class Answerer:
+    """Answers questions with an engine; keeps each camera's last scene for questions on it.
+
+    `ros_now()` gives ROS time in nanoseconds, `settings()` the settings of the moment.
+    `on_answer(question, frame, scene, answer)` hears of every complete answer, `on_memory()` that
+    the device was out of memory several times in a row; both on the inference thread.
+    """
+
+    def __init__(
+        self,
+        cameras: Mapping[str, FrameSource],
+        ros_now: Callable[[], int],
+        settings: Callable[[], Settings],
+        on_answer: Callable[[Question, Frame, Scene, Answer], None] = lambda *_: None,
+        on_memory: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.scenes = SceneCache()
+        self.failures = Failures(self.scenes.clear, on_memory)
+        self.tally = Tally()
+        self.ros_now = ros_now
+        self._cameras = cameras
+        self._settings = settings
+        self._on_answer = on_answer
+
+    def source(self, camera: str) -> FrameSource:
+        """The camera of this name."""
+        return self._cameras[camera]
+
+    def late(self, request: Request) -> Reply:
+        """The reply to a request whose time is over."""
+        question = request.question
+        source = self._cameras[question.camera]
+        refusal = late_refusal(
+            question,
+            source.latest,
+            source.topic,
+            request.turn is not None,
+            self.ros_now(),
+            time.monotonic(),
+        )
+        return refused(refusal, question.camera)
+
+    def answer(self, engine: SceneEngine, batch: Sequence[Request]) -> list[Reply]:
+        """Answer questions that share their key; what goes wrong becomes status and sentence."""
+        if all(request.canceled for request in batch):
+            return [request.canceled_reply() for request in batch]
+        question, turn, settings = batch[0].question, batch[0].turn, self._settings()
+        assert turn is not None
+        try:
+            if engine.info.random_weights:
+                self.refuse_random_model(engine, settings)
+            if turn.refusal is not None:
+                raise turn.refusal
+            assert turn.frame is not None
+            budget = question.visual_tokens or settings.budget
+            seen = self.scenes.see(engine, question.camera, turn.frame, budget, settings)
+        except RequestError as refusal:
+            return [refused(refusal, question.camera) for _ in batch]
+        except (Exception, SystemExit) as error:
+            reply = self.failed(error, question)
+            return [reply for _ in batch]
+        if len(batch) > 1:
+            with contextlib.suppress(Exception, SystemExit):
+                return self._answer_together(engine, batch, seen)
+            self.scenes.clear()
+            empty_device_cache()  # each alone needs less, and only the guilty one fails
+        return [self._answer_one(engine, request, seen) for request in batch]
+
+    def _answer_one(self, engine: SceneEngine, request: Request, seen: SeenFrame) -> Reply:
+        if request.result is not None:  # answered before the batch failed
+            return request.result
+        question, began = request.question, time.monotonic()
+        try:
+            answer = ask(engine, seen.scene, request)
+        except UserError as error:
+            return Reply(Status.BAD_REQUEST, str(error), question.camera, seen.frame)
+        except (Exception, SystemExit) as error:
+            return self.failed(error, question, seen.frame)
+        return self.reply(engine, request, seen, answer, began)
+
+    def _answer_together(
+        self, engine: SceneEngine, batch: Sequence[Request], seen: SeenFrame
+    ) -> list[Reply]:
+        """One batch for the questions with choices, another for the others."""
+        replies: dict[Request, Reply] = {}
+        chosen = [request for request in batch if request.question.choices]
+        free = [request for request in batch if not request.question.choices]
+        began = time.monotonic()
+        if chosen:
+            asked = [(_prompt(request), request.question.choices) for request in chosen]
+            answers = engine.choose_many(seen.scene, asked)
+            for request, answer in zip(chosen, answers, strict=True):
+                replies[request] = self.reply(engine, request, seen, answer, began)
+                request.end(replies[request])  # it need not wait for the others' text
+        began = time.monotonic()
+        if free:
+
+            def hear(index: int, text: str) -> None:
+                on_text = free[index].on_text
+                if on_text is not None:
+                    on_text(text)
+
+            answers = engine.ask_many(
+                seen.scene,
+                [_prompt(request) for request in free],
+                max_new_tokens=[request.question.max_new_tokens for request in free],
+                should_stop=lambda index: free[index].should_stop(),
+                on_text=hear,
+            )
+            for request, answer in zip(free, answers, strict=True):
+                replies[request] = self.reply(engine, request, seen, answer, began)
+        self.tally.batches += 1
+        self.tally.batched += len(batch)
+        return [replies[request] for request in batch]
+
+    def reply(
+        self, engine: SceneEngine, request: Request, seen: SeenFrame, answer: Answer, began: float
+    ) -> Reply:
+        """The reply of an answer. `began`: when the question itself was put to the engine."""
+        self.failures.none()
+        question, frame, turn = request.question, seen.frame, request.turn
+        assert turn is not None
+        stats = answer_stats(
+            engine,
+            seen,
+            answer,
+            image_age=turn.image_age,
+            queued=turn.at - request.arrived,
+            waited=began - request.arrived,
+        )
+        if answer.finish_reason == "timeout":
+            late = refused(incomplete(question), question.camera, frame)
+            return replace(late, answer=answer, stats=stats)
+        if answer.finish_reason in ("canceled", "interrupted"):
+            return replace(request.canceled_reply(), frame=frame, answer=answer, stats=stats)
+        self._on_answer(question, frame, seen.scene, answer)
+        return Reply(Status.OK, "", question.camera, frame, answer, stats)
+
+    def refuse_random_model(self, engine: SceneEngine, settings: Settings) -> None:
+        """Raise `RequestError` ERROR if the model has random weights and may not answer."""
+        refusal = random_model_refusal(engine.info, settings.allow_random_model)
+        if refusal is not None:
+            raise refusal
+
+    def failed(self, error: BaseException, question: Question, frame: Frame | None = None) -> Reply:
+        """The reply to a question that the engine failed on; frees memory for the next one."""
+        return self.failures.reply(error, question, frame)
+
+
+def ask(engine: SceneEngine, scene: Scene, request: Request) -> Answer:
+    """One question, in the way that suits it."""
+    question = request.question
+    if question.choices:
+        return engine.choose(scene, _prompt(request), question.choices)
+    if question.describe:
+        return engine.describe(
+            scene,
+            question.prompt,
+            max_new_tokens=question.max_new_tokens,
+            should_stop=request.should_stop,
+        )
+    return engine.ask(
+        scene,
+        _prompt(request),
+        max_new_tokens=question.max_new_tokens,
+        should_stop=request.should_stop,
+        on_text=request.on_text,
+    )
+
+
+def _prompt(request: Request) -> str:
+    """The question in words; only a description may be without."""
+    assert request.question.prompt is not None
+    return request.question.prompt
