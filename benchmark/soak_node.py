@@ -99,9 +99,8 @@ class Faults:
 class Memory:
     """The least of each minute: pictures in flight come and go by some 40 MiB within seconds.
 
-    `own` (MiB) is the node's (`svd_vlm_ros.node.health.memory`), `in_use` (MiB) what the C library has
-    handed out of it: the rest is what it holds free, and Python's small objects, whose number is
-    `blocks`.
+    `own` (MiB) is the node's (`node.health.memory`), `in_use` (MiB) what the C library has handed
+    out of it: the rest is what it holds free, and Python's small objects, whose number is `blocks`.
     """
 
     def __init__(self) -> None:
