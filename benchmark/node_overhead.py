@@ -135,7 +135,7 @@ def measure(
     with running(subject_command(options, subject, kind)) as process, Client() as client:
         client.wait_until_served(process)
         if (subject, kind) == ("node", "raw"):
-            idle.append(client.idle("node, no picture comes", process.pid, options.seconds))
+            idle.append(client.idle("node, no image comes", process.pid, options.seconds))
         with running(camera_command(options, kind, CAMERAS)):
             row = f"{subject}, {len(CAMERAS)} cameras, {kind}"
             idle.append(client.idle(row, process.pid, options.seconds))

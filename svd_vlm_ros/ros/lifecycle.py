@@ -44,7 +44,7 @@ class BackgroundLifecycleNode(HookedNode):
         return str(self._state_machine.current_state[1])
 
     def start(self, on_failure: Callable[[str], None]) -> None:
-        """Configure and activate in the background; where that fails, call `on_failure(why)`."""
+        """Configure and activate in the background; if that fails, call `on_failure(why)`."""
 
         def transitions() -> None:
             with self._transition:

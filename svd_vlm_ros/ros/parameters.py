@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be said of one parameter, how ROS shows it, and how a value of it is checked."""
+"""One parameter: what it is, how ROS shows it, and how a value of it is checked."""
 
 from __future__ import annotations
 

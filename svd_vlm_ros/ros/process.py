@@ -93,12 +93,12 @@ class _Ending:
 
     def listen(self) -> None:
         """Take over SIGINT and SIGTERM."""
-        told, tell = socket.socketpair()
-        tell.setblocking(False)
-        signal.set_wakeup_fd(tell.detach(), warn_on_full_buffer=False)
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
-        threading.Thread(target=self._wait, args=(told,), name="signals", daemon=True).start()
+        threading.Thread(target=self._wait, args=(reader,), name="signals", daemon=True).start()
 
     def stop(self) -> None:
         """End the spinning, from any thread."""
@@ -106,9 +106,9 @@ class _Ending:
         if self.executor is not None:
             self.executor.create_task(lambda: None)  # wake() alone would let spin_once wait on
 
-    def _wait(self, told: socket.socket) -> None:
+    def _wait(self, reader: socket.socket) -> None:
         """Wait for a signal; make sure that the process then ends within `END_WITHIN`."""
-        while told.recv(1)[0] not in _SIGNALS:
+        while reader.recv(1)[0] not in _SIGNALS:
             pass
         self.stop()
         time.sleep(END_WITHIN)

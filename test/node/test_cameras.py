@@ -40,14 +40,14 @@ def test_why_silent_no_publisher(robot: Robot, camera: Camera) -> None:
     robot.publisher("rear/image")
     wait_until(lambda: robot.node.count_publishers("/rear/image"))
     assert "nobody publishes on /front/image" in camera.why_silent()
-    assert "pictures are published on /rear/image" in camera.why_silent()
+    assert "images are published on /rear/image" in camera.why_silent()
 
 
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
         (CompressedImage, "set camera.front.compressed to true"),
-        (String, "set camera.front.topic to a topic of pictures"),
+        (String, "set camera.front.topic to a topic of images"),
     ],
 )
 def test_why_silent_other_type(robot: Robot, camera: Camera, kind: Any, named: str) -> None:
@@ -74,7 +74,7 @@ def test_why_silent_incompatible_qos(robot: Robot) -> None:
 def test_why_silent_nothing_wrong(robot: Robot, camera: Camera) -> None:
     robot.publisher("front/image")
     wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert "no picture comes on /front/image though /other publishes there" in camera.why_silent()
+    assert "no image comes on /front/image though /other publishes there" in camera.why_silent()
     assert "camera.front.reliability: reliable" in camera.why_silent(), "the publisher is reliable"
 
 

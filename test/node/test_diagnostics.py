@@ -56,7 +56,7 @@ def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch)
     robot.show(image_message(picture(1)))
     assert robot.ask().status == AskScene.Response.OK
     stale = told.wait_for("camera camera", STALE)
-    assert "no picture comes on /image though /other publishes there" in stale.message
+    assert "no image comes on /image though /other publishes there" in stale.message
     assert told.facts("camera camera")["image"] == "64x48 rgb8"
     assert int(told.facts("camera camera")["images"]) >= 1
     monkeypatch.setattr(cameras, "SILENT_SECONDS", 1000.0)
@@ -115,7 +115,7 @@ FIGURES = CameraFigures(
         ({}, "", "", OK, "30.0 images/s of 640x480 rgb8"),
         ({"received": 0, "arrived_ago": None}, "", "", OK, "waiting for the first"),
         ({"received": 0, "arrived_ago": None}, "nobody publishes", "", ERROR, "nobody publishes"),
-        ({}, "no picture comes", "", STALE, "no picture comes"),
+        ({}, "no image comes", "", STALE, "no image comes"),
         ({}, "", "cannot be read", WARN, "cannot be read"),
         ({"age": 11.0}, "", "", WARN, "11.0 s old by their stamp"),
         ({"age": 1e9}, "", "", WARN, "use_sim_time"),

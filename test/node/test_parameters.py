@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from dataclasses import fields
@@ -82,6 +83,19 @@ def test_the_page_has_every_parameter_with_its_default() -> None:
             rf"^\| `(?:[a-z]+\.<name>\.)?{spec.name}` \|.*?\|.*?\| (\w+) \|", page, re.M
         )
         assert spec.when.value in when, f"docs/node.md says of {spec.name}: {when}"
+
+
+def test_the_launch_file_has_the_nodes_defaults() -> None:
+    """Read without launch, which is not on PyPI; `test_launch.py` runs it where there is ROS."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "launch" / "perception.launch.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DeclareLaunchArgument":
+            default = next(one.value for one in node.keywords if one.arg == "default_value")
+            found[ast.literal_eval(node.args[0])] = getattr(default, "value", None)
+    wanted = {spec.name: spec.default for spec in PARAMETERS if spec.name in found}
+    assert len(wanted) > 5
+    for name, default in wanted.items():
+        assert yaml.safe_load(found[name]) == default, name
 
 
 def test_every_parameter_reaches_the_settings() -> None:

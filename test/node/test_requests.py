@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from svd_vlm_ros.facts import MAX_CHOICES
 from svd_vlm_ros.node.cameras.frames import NANOSECONDS, Frame
 from svd_vlm_ros.node.inference.freshness import choose_frame, image_age, late_refusal
-from svd_vlm_ros.node.inference.questions import Limits, Question, check_request
+from svd_vlm_ros.node.inference.questions import Question, check_request
 from svd_vlm_ros.node.inference.replies import RequestError, Status
+from svd_vlm_ros.node.parameters.settings import Limits
 from svd_vlm_ros.srv import AskScene
 
 LIMITS = Limits(
@@ -71,7 +72,7 @@ def test_what_is_asked_for_goes_before_the_settings() -> None:
 
 
 def test_no_limit_of_age() -> None:
-    limits = Limits(cameras=("front",), max_image_age=0.0)
+    limits = replace(LIMITS, max_image_age=0.0)
     assert check_request(request(), limits).max_image_age == math.inf
 
 

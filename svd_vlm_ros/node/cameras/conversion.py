@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of ROS messages to RGB arrays, with the help of cv_bridge where it can be imported.
+"""Images of ROS messages to RGB arrays, with the help of cv_bridge if it can be imported.
 
 The work is done by `pictures.messages`; cv_bridge changes the colours in OpenCV's place, and calls
 the same OpenCV functions for it. Unpacking rows is always ours: cv_bridge's Python side shears
-pictures whose padded row is not a whole number of pixels, and fails on big-endian data beside
+images whose padded row is not a whole number of pixels, and fails on big-endian data beside
 NumPy 2. For compressed images cv_bridge would only call cv2.imdecode.
 """
 
@@ -27,9 +27,9 @@ _PROBE_SECONDS = 30.0
 _PROBE = """
 import numpy as np
 from cv_bridge import CvBridge
-bridge, picture = CvBridge(), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-converted = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(picture, "bgr8"), "rgb8")
-raise SystemExit(0 if (converted == picture[..., ::-1]).all() else 1)
+bridge, image = CvBridge(), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+converted = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(image, "bgr8"), "rgb8")
+raise SystemExit(0 if (converted == image[..., ::-1]).all() else 1)
 """
 
 
@@ -39,14 +39,14 @@ def to_rgb(
     use_cv_bridge: bool | None = None,
     allow_damaged: bool = False,
 ) -> np.ndarray:
-    """As `pictures.messages.to_rgb`; `use_cv_bridge` None takes it where it can be imported."""
+    """As `pictures.messages.to_rgb`; `use_cv_bridge` None takes it if it can be imported."""
     convert = cv_bridge_converter() if use_cv_bridge in (None, True) else None
     return messages.to_rgb(message, max_pixels, convert, allow_damaged)
 
 
 @functools.lru_cache(maxsize=1)
 def cv_bridge_converter() -> Convert | None:
-    """(pixels, encoding) -> uint8 RGB by cv_bridge, or None where it is absent or cannot work.
+    """(pixels, encoding) -> uint8 RGB by cv_bridge, or None if it is absent or cannot work.
 
     A cv_bridge that was compiled for another NumPy may abort the whole process, so another one
     tries first.
@@ -73,7 +73,7 @@ def cv_bridge_converter() -> Convert | None:
 
 
 def _cv_bridge_works() -> bool:
-    """Whether another process converts one picture through cv_bridge and gets what OpenCV gives."""
+    """Whether another process converts one image through cv_bridge and gets what OpenCV gives."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_SECONDS, check=False

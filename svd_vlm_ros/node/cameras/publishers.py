@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why no picture comes: one sentence of the ROS graph, its publishers, and what to do."""
+"""Why no image comes: one sentence of the ROS graph, its publishers, and what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Camera(Protocol):
 
 
 def why_silent(node: Node, camera: Camera) -> str:
-    """One sentence about a camera of which no picture comes."""
+    """One sentence about a camera of which no image comes."""
     name, topic, wanted = f"Camera '{camera.name}'", camera.topic, TYPE_NAMES[camera.compressed]
     publishers = _publishers(node, topic)
     if not publishers:
@@ -43,7 +43,7 @@ def why_silent(node: Node, camera: Camera) -> str:
         advice = (
             f"set camera.{camera.name}.compressed to {str(not camera.compressed).lower()}"
             if found == TYPE_NAMES[not camera.compressed]
-            else f"set camera.{camera.name}.topic to a topic of pictures"
+            else f"set camera.{camera.name}.topic to a topic of images"
         )
         return f"{name}: {topic} carries {found} of {_named(publishers)}, not {wanted}: {advice}."
     clashes = list(_clashes(fitting, camera.qos))
@@ -52,11 +52,11 @@ def why_silent(node: Node, camera: Camera) -> str:
             f"{name}: incompatible QoS on {topic}: {'; '.join(clashes[:_SHOWN])}: "
             f"{_advice(camera, fitting)}."
         )
-    silent = f"no picture comes on {topic} though {_named(fitting)} publish"
+    silent = f"no image comes on {topic} though {_named(fitting)} publish"
     silent += "es there" if len(fitting) == 1 else " there"
     if clashes:
         silent += f" (of them without a match: {'; '.join(clashes[:_SHOWN])})"
-    advice = "check that the camera delivers, and that the network carries pictures of its size"
+    advice = "check that the camera delivers, and that the network carries images of its size"
     if not _asks_reliable(camera) and all(map(is_reliable, fitting)):
         advice += f"; camera.{camera.name}.reliability: reliable has lost parts sent again"
     return f"{name}: {silent}: {advice}."
@@ -110,16 +110,16 @@ def _full_name(info: Any) -> str:
 
 
 def _topics_seen(node: Node, wanted: str) -> str:
-    """The topics that carry such pictures, without the node's own overlay."""
+    """The topics that carry such images, without the node's own overlay."""
     topics = [
         topic
         for topic, types in node.get_topic_names_and_types()
         if wanted in types and any(_is_other(node, info) for info in _publishers(node, topic))
     ]
     return (
-        f"pictures are published on {', '.join(topics[:_SHOWN])}"
+        f"images are published on {', '.join(topics[:_SHOWN])}"
         if topics
-        else "no topic carries pictures"
+        else "no topic carries images"
     )
 
 

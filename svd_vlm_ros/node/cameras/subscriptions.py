@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cameras: one subscription each, of which only the newest picture is kept, as it came.
+"""The cameras: one subscription each, of which only the newest image is kept, as it came.
 
-Depth 1 lets no old pictures queue up. The callback keeps a reference: pictures that nobody asks
+Depth 1 lets no old images queue up. The callback keeps a reference: images that nobody asks
 about cost no more. Which reliability is asked for follows what the publishers offer (`Camera`);
 why a camera is silent, `silence` says.
 """
@@ -42,9 +42,9 @@ from svd_vlm_ros.ros.distributions import SubscriptionEventCallbacks, Unsupporte
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-SILENT_SECONDS = 4.0  # without a picture for so long, a camera is called silent
-SLOW_FACTOR = 3.0  # a camera of few pictures is silent after so many of its usual intervals
-_INTERVALS = 7  # between the last pictures, whose median is usual
+SILENT_SECONDS = 4.0  # without an image for so long, a camera is called silent
+SLOW_FACTOR = 3.0  # a camera of few images is silent after so many of its usual intervals
+_INTERVALS = 7  # between the last images, whose median is usual
 _OTHER_TOPICS = ("/clock", "/parameter_events")  # to which rclpy itself subscribes
 
 
@@ -60,14 +60,14 @@ def quality_of_service(reliable: bool) -> QoSProfile:
 
 
 class Camera:
-    """One camera's subscription and its newest picture.
+    """One camera's subscription and its newest image.
 
     `latest` is replaced as a whole by the executor's thread and may be read by any other; then
     `on_frame()` is called.
 
-    Reliability: a best-effort subscription matches every publisher, but loses most large pictures
-    on a busy computer (docs/node.md, "Large pictures"); a reliable one gets nothing from a
-    best-effort publisher. So it begins with best effort, and `follow` asks for reliable where every
+    Reliability: a best-effort subscription matches every publisher, but loses most large images
+    on a busy computer (docs/node.md, "Large images"); a reliable one gets nothing from a
+    best-effort publisher. So it begins with best effort, and `follow` asks for reliable if every
     publisher offers it, unless the settings or a `qos_overrides` parameter say one of them.
     """
 
@@ -81,7 +81,7 @@ class Camera:
         self.compressed = settings.compressed
         self.latest: Frame | None = None
         self.begun = time.monotonic()
-        self.lost = 0  # pictures that the middleware knows to have been lost on their way
+        self.lost = 0  # images that the middleware knows to have been lost on their way
         self._node = node
         self._clock = node.get_clock()
         self._on_frame = on_frame
@@ -92,7 +92,7 @@ class Camera:
         given = f"qos_overrides.{self.topic}.subscription.reliability" in _given(node)
         self._follows = settings.reliability == AUTO and not given
         self._subscription = self._subscribe(settings.reliability == "reliable")
-        # A bag that begins anew takes ROS time back: the pictures from before lie in the future.
+        # A bag that begins anew takes ROS time back: the images from before lie in the future.
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(
                 min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True
@@ -133,7 +133,7 @@ class Camera:
         self.lost += event.total_count_change
 
     def _forget(self, jump: Any) -> None:
-        """ROS time went back, or is another now: no picture of before is new enough for anybody."""
+        """ROS time went back, or is another now: no image of before is new enough for anybody."""
         self.latest = None
 
     def follow(self) -> None:
@@ -151,14 +151,14 @@ class Camera:
             )
 
     def destroy(self) -> None:
-        """End the subscription and let the last picture go."""
+        """End the subscription and let the last image go."""
         self._jumps.unregister()
         self._node.destroy_subscription(self._subscription)
         self.latest = None
 
     @property
     def received(self) -> int:
-        """How many pictures have come."""
+        """How many images have come."""
         return self._count
 
     @property
@@ -178,7 +178,7 @@ class Camera:
 
     @property
     def type_name(self) -> str:
-        """The type of the pictures' messages."""
+        """The type of the images' messages."""
         return publishers.TYPE_NAMES[self.compressed]
 
     def publishers(self) -> list[Any]:
@@ -187,17 +187,17 @@ class Camera:
         return [info for info in found if info.topic_type == self.type_name]
 
     def silent_for(self, now: float) -> float:
-        """Seconds since the last picture came, or since the subscription where none has."""
+        """Seconds since the last image came, or since the subscription if none has."""
         latest = self.latest
         return now - (latest.arrival if latest else self.begun)
 
     def is_silent(self, now: float) -> bool:
-        """Whether the next picture is overdue."""
+        """Whether the next image is overdue."""
         usual = statistics.median(self._intervals) if len(self._intervals) == _INTERVALS else 0.0
         return self.silent_for(now) > max(SILENT_SECONDS, SLOW_FACTOR * usual)
 
     def why_silent(self) -> str:
-        """One sentence why no picture comes, judged by the ROS graph, and what to do."""
+        """One sentence why no image comes, judged by the ROS graph, and what to do."""
         return publishers.why_silent(self._node, self)
 
 
@@ -245,7 +245,7 @@ def _given(node: Node) -> Iterable[str]:
 
 
 def _check_qos(profile: QoSProfile) -> QosCallbackResult:
-    """Refuse a queue without an end: a slow moment would fill the memory with old pictures."""
+    """Refuse a queue without an end: a slow moment would fill the memory with old images."""
     good = profile.history == QoSHistoryPolicy.KEEP_LAST and profile.depth >= 1
     return QosCallbackResult(
         successful=good,

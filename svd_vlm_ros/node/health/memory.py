@@ -11,15 +11,15 @@ from collections.abc import Sequence
 WARM_UP = 300.0  # s after the start that are left out: caches and pools fill up
 WINDOW = 3600.0  # s that the line goes over
 INTERVAL = 10.0  # s between two samples
-LEAST = 900.0  # s of samples before a slope is told: a shorter line says nothing
+LEAST = 900.0  # s of samples before a slope is known: a shorter line means nothing
 MIB = 1 << 20
 
 
 def memory_bytes() -> tuple[int, int]:
-    """The process's resident memory, and what of it is its own; 0 where the system does not tell.
+    """The process's resident memory, and what of it is its own; 0 if the system does not say.
 
     Its own is what it has allocated. The rest are pages of files, and memory that it shares with
-    other processes: DDS passes pictures through that. Those pages count for every process that has
+    other processes: DDS passes images through that. Those pages count for every process that has
     touched them, so that they add up for an hour, to the fixed size of the segments at most.
     """
     try:
@@ -55,7 +55,7 @@ class MemoryWatch:
         self.resident = 0
 
     def look(self, now: float, memory: tuple[int, int] | None = None) -> None:
-        """Take a sample where one is due; to be called about once a second."""
+        """Take a sample if one is due; to be called about once a second."""
         self.resident, own = memory_bytes() if memory is None else memory
         due = not self._samples or now - self._samples[-1][0] >= INTERVAL
         if due and now - self._begun >= WARM_UP and own:

@@ -16,9 +16,7 @@ from svd_vlm_ros.facts import MAX_CHOICES
 from svd_vlm_ros.llava.prompt import check_text
 from svd_vlm_ros.node.cameras.frames import NANOSECONDS
 from svd_vlm_ros.node.inference.replies import RequestError, Status
-
-MAX_NEW_TOKENS = 1024
-MAX_SECONDS = 86_400.0  # longest timeout and image age that can be asked for; one day
+from svd_vlm_ros.node.parameters.settings import MAX_NEW_TOKENS, MAX_SECONDS, Limits
 
 
 class Stamp(Protocol):
@@ -39,17 +37,6 @@ class AskMessage(Protocol):
     not_before: Stamp
     max_image_age: float
     timeout: float
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The node's settings that a request is measured with; seconds, tokens, characters."""
-
-    cameras: tuple[str, ...]
-    max_new_tokens: int = 64
-    max_image_age: float = 0.0
-    request_timeout: float = 30.0
-    max_question_length: int = 2000
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Request(Task[Reply]):
     def admit(self, question: Question, server: Server) -> None:
         """Know what is asked, and who answers. Raises `RequestError` if no frame can serve it.
 
-        That is refused at once which would be refused later.
+        What would be refused later is refused at once.
         """
         self.question, self._server = question, server
         self._source = server.source(question.camera)

@@ -12,12 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
     from svd_vlm_ros.node.cameras.frames import Frame
-    from svd_vlm_ros.node.inference.queue import TaskQueue
     from svd_vlm_ros.node.inference.replies import RequestError
 
 Result = TypeVar("Result")
@@ -30,6 +29,12 @@ class Priority(IntEnum):
     QUESTION = 1  # service and action
     FACT = 2  # standing questions
     DESCRIPTION = 3
+
+
+class Queue(Protocol):
+    """Where a task waits; see `queue.TaskQueue`."""
+
+    def discard(self, task: Task[Any]) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Task(ABC, Generic[Result]):
         self.result: Result | None = None
         self.ended = self.canceled = False
         self.interrupted: Callable[[], bool] = lambda: False
-        self.queue: TaskQueue | None = None
+        self.queue: Queue | None = None
         self._lock = threading.Lock()
 
     @abstractmethod

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # ROS's own 10 would lose the eleventh of many requests that come at once, without a word.
 MANY_REQUESTS = QoSProfile(depth=1000)
-LATE = 0.1  # s that the engine has after the deadline to hand over what it has said so far
+LATE = 0.1  # s that the engine has after the deadline to hand over the text so far
 
 
 class Logger(Protocol):
@@ -113,6 +113,7 @@ class RequestHandler:
             callback_group=MutuallyExclusiveCallbackGroup(),
         )
         try:
-            return await future
+            reply: Reply = await future
+            return reply
         finally:
             self._destroy_timer(timer)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def fill_response(response: Any, reply: Reply) -> Any:
-    """AskScene's response or StreamAnswer's result; the header is the picture's, never "now"."""
+    """AskScene's response or StreamAnswer's result; the header is the image's, never "now"."""
     response.status = int(reply.status)
     response.message = reply.sentence
     response.camera = reply.camera
@@ -45,7 +45,7 @@ def description_message(reply: Reply, observations: Iterable[Observation]) -> Sc
 
 
 def fact_message(observation: Observation) -> SceneFact:
-    """SceneFact of what one picture says."""
+    """SceneFact of what one image says."""
     fact = observation.fact
     return SceneFact(
         name=fact.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic `~/overlay`: the picture of each answer, its kept tokens bright, with the answer below.
+"""The topic `~/overlay`: the image of each answer, its kept tokens bright, with the answer below.
 
 Nothing is made while nobody subscribes: the inference thread then pays for one look at the number
 of subscribers. Else it hands over references, and a thread of its own converts, draws and sends;
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 TOPIC = "~/overlay"
 QOS = QoSProfile(depth=1)  # reliable, as RViz asks by default; the newest counts
-MAX_WIDTH = 1280  # a wider picture is made smaller: it is to be looked at, over a network as well
+MAX_WIDTH = 1280  # a wider image is made smaller: it is to be looked at, over a network as well
 _DESCRIPTION = "(description)"
-_CLOSE_WITHIN = 1.0  # s that `close` waits for a picture that is being drawn
+_CLOSE_WITHIN = 1.0  # s that `close` waits for an image that is being drawn
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is drawn: a picture's message, the boxes in its pixels, and the words."""
+    """What is drawn: an image's message, the boxes in its pixels, and the words."""
 
     message: Any
     kept: list[Box]
@@ -54,7 +54,7 @@ class Overlay:
         self._condition = threading.Condition()
         self._next: _Seen | None = None
         self._ended = False
-        self._thread: threading.Thread | None = None  # from the first picture that somebody wants
+        self._thread: threading.Thread | None = None  # from the first image that somebody wants
         self.drawn = 0
 
     @property
@@ -63,7 +63,7 @@ class Overlay:
         return bool(self._publisher.get_subscription_count())
 
     def offer(self, question: Question, frame: Frame, scene: Scene, answer: Answer) -> None:
-        """Have an answer drawn, where somebody looks. Returns at once and never raises."""
+        """Have an answer drawn, if somebody looks. Returns at once and never raises."""
         try:
             if self.wanted:
                 self._put(question, frame, scene, answer)
@@ -95,7 +95,7 @@ class Overlay:
         while (seen := self._wait()) is not None:
             try:
                 self._send(seen)
-            except Exception:  # a picture that cannot be drawn costs nobody an answer
+            except Exception:  # an image that cannot be drawn costs nobody an answer
                 self._complain()
 
     def _wait(self) -> _Seen | None:
@@ -118,18 +118,18 @@ class Overlay:
 
 
 def draw(message: Any, kept: list[Box], question: str, answer: str, max_pixels: int) -> Image:
-    """The overlay as sensor_msgs/Image (rgb8) with the picture's own header.
+    """The overlay as sensor_msgs/Image (rgb8) with the image's own header.
 
-    `kept` in pixels of the picture. Raises `UserError` where the picture cannot be read.
+    `kept` in pixels of the image. Raises `UserError` if the image cannot be read.
     """
-    picture = to_rgb(message, max_pixels, allow_damaged=True)  # it was answered
-    height, width = picture.shape[:2]
+    image = to_rgb(message, max_pixels, allow_damaged=True)  # it was answered
+    height, width = image.shape[:2]
     if width > MAX_WIDTH:
         factor = MAX_WIDTH / width
         size = (MAX_WIDTH, max(1, round(height * factor)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         kept = [(x0 * factor, y0 * factor, x1 * factor, y1 * factor) for x0, y0, x1, y1 in kept]
-    drawn = draw_overlay(picture, kept, question, answer)
+    drawn = draw_overlay(image, kept, question, answer)
     return Image(
         header=message.header,
         height=drawn.shape[0],

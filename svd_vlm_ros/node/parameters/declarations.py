@@ -6,11 +6,10 @@ config/perception.yaml and docs/node.md show the same names and defaults; a test
 
 from __future__ import annotations
 
-from svd_vlm_ros.defaults import SELECTOR
+from svd_vlm_ros.defaults import SELECTOR, VISUAL_TOKENS
 from svd_vlm_ros.facts import YES_NO
-from svd_vlm_ros.node.cameras.conversion import MAX_PIXELS
-from svd_vlm_ros.node.inference.questions import MAX_NEW_TOKENS, MAX_SECONDS
-from svd_vlm_ros.node.parameters.settings import AUTO
+from svd_vlm_ros.node.parameters.settings import AUTO, MAX_NEW_TOKENS, MAX_SECONDS
+from svd_vlm_ros.pictures.messages import MAX_PIXELS
 from svd_vlm_ros.ros.parameters import Spec, When
 
 DEFAULT_CAMERA = "camera"
@@ -46,7 +45,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "aspect",
         "pad",
-        "How a picture becomes a square: pad keeps its sides, crop cuts them off.",
+        "How an image becomes a square: pad keeps its sides, crop cuts them off.",
         _AT_CONFIGURE,
         choices=("pad", "crop"),
     ),
@@ -63,7 +62,7 @@ PARAMETERS: tuple[Spec, ...] = (
         low=1.0,
         high=MAX_SECONDS,
     ),
-    # What the model sees of a picture
+    # What the model sees of an image
     Spec(
         "selector",
         SELECTOR,
@@ -76,23 +75,23 @@ PARAMETERS: tuple[Spec, ...] = (
     ),
     Spec(
         "visual_tokens",
-        192,
-        "Visual tokens to keep of each picture, where energy is 0.",
+        VISUAL_TOKENS,
+        "Visual tokens to keep of each image, if energy is 0.",
         low=1,
         high=65535,
     ),
     Spec(
         "energy",
         0.0,
-        "0: keep visual_tokens. Above 0: keep as few tokens as hold this share of the picture's "
+        "0: keep visual_tokens. Above 0: keep as few tokens as hold this share of the image's "
         "energy, at most token_cap.",
         low=0.0,
         high=1.0,
     ),
     Spec(
         "token_cap",
-        192,
-        "Most visual tokens that are kept where energy is above 0.",
+        VISUAL_TOKENS,
+        "Most visual tokens that are kept if energy is above 0.",
         low=1,
         high=65535,
     ),
@@ -106,7 +105,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "max_image_age",
         10.0,
-        "Seconds; a question gets STALE_IMAGE where the newest picture is older by its stamp. 0: "
+        "Seconds; a question gets STALE_IMAGE if the newest image is older by its stamp. 0: "
         "no limit.",
         low=0.0,
         high=MAX_SECONDS,
@@ -114,7 +113,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "max_image_pixels",
         MAX_PIXELS,
-        "Largest width * height; a larger picture is refused before it is decoded.",
+        "Largest width * height; a larger image is refused before it is decoded.",
         low=1,
         high=1_000_000_000,
     ),
@@ -128,14 +127,14 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "max_new_tokens",
         64,
-        "Longest answer in tokens, where the request sets none.",
+        "Longest answer in tokens, if the request sets none.",
         low=1,
         high=MAX_NEW_TOKENS,
     ),
     Spec(
         "request_timeout",
         30.0,
-        "Seconds from the arrival of a request to its reply at the latest, where the request sets "
+        "Seconds from the arrival of a request to its reply at the latest, if the request sets "
         "none.",
         low=0.05,
         high=MAX_SECONDS,
@@ -157,7 +156,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "batch_size",
         4,
-        "Most questions about one picture that are answered together; each takes memory.",
+        "Most questions about one image that are answered together; each takes memory.",
         low=1,
         high=64,
     ),
@@ -165,7 +164,7 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "description_period",
         2.0,
-        "Seconds between two descriptions of a camera's picture; 0: none.",
+        "Seconds between two descriptions of a camera's image; 0: none.",
         low=0.0,
         high=MAX_SECONDS,
     ),
@@ -175,27 +174,27 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "change_threshold",
         0.02,
-        "A picture that differs less than this from the one described last is not described anew, "
-        "but the description repeated. 0: every picture is described.",
+        "An image that differs less than this from the one described last is not described anew, "
+        "but the description repeated. 0: every image is described.",
         low=0.0,
         high=1.0,
     ),
     Spec(
         "change_refresh",
         60.0,
-        "Seconds after which a picture is described anew even where nothing has changed; 0: never.",
+        "Seconds after which an image is described anew even if nothing has changed; 0: never.",
         low=0.0,
         high=MAX_SECONDS,
     ),
     Spec(
         "facts",
         [""],
-        "Names of the standing questions that are asked about each picture that is described.",
+        "Names of the standing questions that are asked about each image that is described.",
     ),
     Spec(
         "fact_frames",
         2,
-        "Pictures in a row that must say so before the value of a fact changes.",
+        "Images in a row that must say so before the value of a fact changes.",
         low=1,
         high=1000,
     ),
@@ -213,7 +212,7 @@ CAMERA_PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "topic",
         "",
-        "Topic of the camera's pictures, relative to the node's namespace.",
+        "Topic of the camera's images, relative to the node's namespace.",
         _AT_CONFIGURE,
     ),
     Spec(
@@ -225,7 +224,7 @@ CAMERA_PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "reliability",
         AUTO,
-        "Whether lost parts of a picture are sent again: auto (where all publishers of the topic "
+        "Whether lost parts of an image are sent again: auto (if all publishers of the topic "
         "offer it), reliable or best_effort.",
         _AT_CONFIGURE,
         choices=(AUTO, "reliable", "best_effort"),

@@ -27,7 +27,7 @@ _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def adapted(parameters: list[Parameter]) -> list[Parameter]:
-    """Parameters as they are meant where YAML and `ros2 param set` know no better.
+    """Parameters as they are meant, since YAML and `ros2 param set` know no better.
 
     A 5 sets a number with a fraction, and an empty list, which carries no type, a list of texts.
     """

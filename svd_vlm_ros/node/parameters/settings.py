@@ -11,9 +11,21 @@ from typing import Any
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact
-from svd_vlm_ros.node.inference.questions import Limits
 
 AUTO = "auto"  # a camera's reliability that follows its publishers
+MAX_NEW_TOKENS = 1024
+MAX_SECONDS = 86_400.0  # longest timeout and image age that can be asked for; one day
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The settings that a request is measured with; seconds, tokens, characters."""
+
+    cameras: tuple[str, ...]
+    max_new_tokens: int
+    max_image_age: float
+    request_timeout: float
+    max_question_length: int
 
 
 @dataclass(frozen=True)
@@ -78,12 +90,12 @@ class Settings:
 
     @property
     def selection(self) -> tuple[str, dict[str, Any]]:
-        """The selector's name and options. Raises `UserError` where an option has no `=`."""
+        """The selector's name and options. Raises `UserError` if an option has no `=`."""
         return self.selector, parse_options(self.selector_options)
 
     @property
     def model_key(self) -> tuple[object, ...]:
-        """All that a loaded model depends on: where it differs, another one must be loaded."""
+        """All that a loaded model depends on: if it differs, another one must be loaded."""
         return (
             self.model,
             self.precision,
