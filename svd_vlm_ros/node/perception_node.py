@@ -163,7 +163,10 @@ class PerceptionNode(BackgroundLifecycleNode):
             if not self._open():
                 return TransitionCallbackReturn.FAILURE
         result = super().on_activate(state)
-        self.active = self.configured
+        session = self.configured
+        assert session is not None
+        session.worker.queue.accept()
+        self.active = session
         self._descriptions.forget()
         self._descriptions.start(self.settings.description_period)
         self.get_logger().info(f"Active: ask on {self.resolve_service_name('ask_scene')}.")

@@ -16,7 +16,7 @@ from svd_vlm_ros.node.inference import loader
 from svd_vlm_ros.node.inference.answers import Answerer
 from svd_vlm_ros.node.inference.descriptions import Describer
 from svd_vlm_ros.node.inference.queue import TaskQueue
-from svd_vlm_ros.node.inference.replies import Reply, Status
+from svd_vlm_ros.node.inference.replies import RequestError, Status, refused
 from svd_vlm_ros.node.inference.worker import Worker
 from svd_vlm_ros.node.parameters.settings import Settings
 
@@ -46,17 +46,9 @@ class Session:
     load_began: float
 
     def end_waiting(self) -> None:
-        """End all that waits for the model, and ask what is under way to stop."""
+        """End all that waits for the model, ask what is under way to stop, take nothing more."""
         for task in self.worker.queue.drain():
-            task.end(self.deactivated())
-
-    @staticmethod
-    def deactivated() -> Reply:
-        """The reply to a request that waited in vain."""
-        return Reply(
-            Status.NOT_ACTIVE,
-            "The node was deactivated before the model began: ask again when it is active.",
-        )
+            task.end(refused(deactivated()))
 
     def close(self, seconds: float) -> bool:
         """Let cameras and model go; False if a library is still at work after `seconds`."""
@@ -66,6 +58,14 @@ class Session:
         self.end_waiting()
         self.answerer.scenes.clear()
         return ended
+
+
+def deactivated() -> RequestError:
+    """Why a request waited in vain."""
+    return RequestError(
+        Status.NOT_ACTIVE,
+        "The node was deactivated before the model began: ask again when it is active.",
+    )
 
 
 class SessionKeeper:
@@ -156,10 +156,9 @@ class SessionKeeper:
         """A session whose model begins to load."""
         queue = TaskQueue()
         cameras = subscribe(self._node, settings.cameras, queue.wake)
-        clock = self._node.get_clock()
         answerer = Answerer(
             cameras,
-            lambda: int(clock.now().nanoseconds),
+            self._node.get_clock(),
             self._parameters.current,
             self._on_answer,
             self._on_memory,

@@ -141,13 +141,13 @@ def test_not_before_waits_for_a_picture() -> None:
     assert choose_frame(question, None, "/image", 0, 0.0) is None
     assert choose_frame(question, frame(9.999), "/image", 11 * NANOSECONDS, 0.0) is None
     exact = frame(10.0)
-    assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0) is exact
+    assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0).frame is exact
 
 
 def test_stale_picture() -> None:
     question = Question("?", "front", max_image_age=2.0)
     fresh = frame(8.0)
-    assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0) is fresh
+    assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0).frame is fresh
     with pytest.raises(RequestError, match=r"4\.0 s old by its stamp") as error:
         choose_frame(question, frame(6.0), "/image", 10 * NANOSECONDS, 1.0)
     assert error.value.status is Status.STALE_IMAGE
@@ -170,7 +170,7 @@ def test_a_clock_that_was_set_back() -> None:
     assert choose_frame(question, before, "/image", 10 * NANOSECONDS, 53.0) is None
     refusal = late_refusal(question, before, "/image", False, 10 * NANOSECONDS, 53.0)
     assert refusal.status is Status.STALE_IMAGE
-    assert choose_frame(question, before, "/image", 101 * NANOSECONDS, 53.0) is before
+    assert choose_frame(question, before, "/image", 101 * NANOSECONDS, 53.0).frame is before
 
 
 def test_age_by_stamp_or_arrival() -> None:

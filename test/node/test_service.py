@@ -92,6 +92,10 @@ def assert_good_answer(robot: Robot) -> None:
     assert reply.answer == expected(picture(0))
 
 
+def nanoseconds(stamp: Any) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -> None:
     """Two cameras by turns, a new picture each time."""
     answers = []
@@ -109,20 +113,25 @@ def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -
 
 
 def test_stats(robot: Robot) -> None:
-    robot.show(image_message(picture(20), "front"), "front")
-    first, second = robot.ask(), robot.ask()
+    taken = nanoseconds(robot.show(image_message(picture(20), "front"), "front").header.stamp)
+    asked = nanoseconds(robot.stamp())
+    first = robot.ask()
+    replied, second = nanoseconds(robot.stamp()), robot.ask()
     stats = first.stats
     assert (stats.model, stats.precision, stats.selector) == ("random:tiny", "fp32", "svd-cover")
     assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (192, 576)
     assert 192 < stats.prompt_tokens < 330
-    assert 0 < stats.answer_tokens <= LIMIT
+    engine = reference_engine()
+    wanted = engine.ask(engine.see(picture(20)), QUESTION, max_new_tokens=LIMIT)
+    assert stats.answer_tokens == wanted.answer_tokens
     assert stats.encode_seconds > 0
     assert stats.select_seconds > 0
     assert stats.prefill_seconds > 0
     assert stats.time_to_first_token > stats.encode_seconds
-    assert stats.image_age >= 0
-    assert 0 < first.confidence <= 1
-    assert first.finish_reason in ("stop", "length")
+    assert asked - taken <= stats.image_age * 1e9 + 1e6, "it is the age when the answer began"
+    assert stats.image_age * 1e9 <= replied - taken + 1e6
+    assert first.confidence == pytest.approx(wanted.confidence, abs=1e-4)
+    assert first.finish_reason == wanted.finish_reason
     assert list(first.probabilities) == []
     assert not stats.scene_reused
     assert second.stats.scene_reused

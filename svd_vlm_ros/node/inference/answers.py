@@ -18,7 +18,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.inference.failures import Failures, empty_device_cache, random_model_refusal
 from svd_vlm_ros.node.inference.freshness import incomplete, late_refusal
 from svd_vlm_ros.node.inference.replies import Reply, RequestError, Status, refused
-from svd_vlm_ros.node.inference.requests import FrameSource, Request
+from svd_vlm_ros.node.inference.requests import FrameSource, Request, RosClock
 from svd_vlm_ros.node.inference.scenes import SceneCache, SeenFrame, answer_stats
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Tally:
 class Answerer:
     """Answers questions with an engine; keeps each camera's last scene for questions on it.
 
-    `ros_now()` gives ROS time in nanoseconds, `settings()` the settings of the moment.
+    `clock` gives ROS time, `settings()` the settings of the moment.
     `on_answer(question, frame, scene, answer)` hears of every complete answer, `on_memory()` that
     the device was out of memory several times in a row; both on the inference thread.
     """
@@ -48,7 +48,7 @@ class Answerer:
     def __init__(
         self,
         cameras: Mapping[str, FrameSource],
-        ros_now: Callable[[], int],
+        clock: RosClock,
         settings: Callable[[], Settings],
         on_answer: Callable[[Question, Frame, Scene, Answer], None] = lambda *_: None,
         on_memory: Callable[[], None] = lambda: None,
@@ -56,25 +56,21 @@ class Answerer:
         self.scenes = SceneCache()
         self.failures = Failures(self.scenes.clear, on_memory)
         self.tally = Tally()
-        self.ros_now = ros_now
-        self._cameras = cameras
+        self.cameras = cameras
+        self.clock = clock
         self._settings = settings
         self._on_answer = on_answer
-
-    def source(self, camera: str) -> FrameSource:
-        """The camera of this name."""
-        return self._cameras[camera]
 
     def late(self, request: Request) -> Reply:
         """The reply to a request whose time is over."""
         question = request.question
-        source = self._cameras[question.camera]
+        source = self.cameras[question.camera]
         refusal = late_refusal(
             question,
             source.latest,
             source.topic,
             request.turn is not None,
-            self.ros_now(),
+            self.clock.now().nanoseconds,
             time.monotonic(),
         )
         return refused(refusal, question.camera)
@@ -126,7 +122,7 @@ class Answerer:
         free = [request for request in batch if not request.question.choices]
         began = time.monotonic()
         if chosen:
-            asked = [(_prompt(request), request.question.choices) for request in chosen]
+            asked = [(one.question.prompt or "", one.question.choices) for one in chosen]
             answers = engine.choose_many(seen.scene, asked)
             for request, answer in zip(chosen, answers, strict=True):
                 replies[request] = self.reply(engine, request, seen, answer, began)
@@ -141,7 +137,7 @@ class Answerer:
 
             answers = engine.ask_many(
                 seen.scene,
-                [_prompt(request) for request in free],
+                [request.question.prompt or "" for request in free],
                 max_new_tokens=[request.question.max_new_tokens for request in free],
                 should_stop=lambda index: free[index].should_stop(),
                 on_text=hear,
@@ -190,7 +186,7 @@ def ask(engine: SceneEngine, scene: Scene, request: Request) -> Answer:
     """One question, in the way that suits it."""
     question = request.question
     if question.choices:
-        return engine.choose(scene, _prompt(request), question.choices)
+        return engine.choose(scene, question.prompt or "", question.choices)
     if question.describe:
         return engine.describe(
             scene,
@@ -200,14 +196,8 @@ def ask(engine: SceneEngine, scene: Scene, request: Request) -> Answer:
         )
     return engine.ask(
         scene,
-        _prompt(request),
+        question.prompt or "",
         max_new_tokens=question.max_new_tokens,
         should_stop=request.should_stop,
         on_text=request.on_text,
     )
-
-
-def _prompt(request: Request) -> str:
-    """The question in words; only a description may be without."""
-    assert request.question.prompt is not None
-    return request.question.prompt

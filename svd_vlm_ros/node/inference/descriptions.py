@@ -54,7 +54,7 @@ class StandingRequest(Request):
     ) -> None:
         super().__init__(priority=priority)
         self.question, self._server = question, answerer
-        self._source = answerer.source(question.camera)
+        self._source = answerer.cameras[question.camera]
         self._describer = describer
         self.facts: tuple[Fact, ...] = ()
         self.seen: SeenFrame | None = None
@@ -86,7 +86,7 @@ class StandingRequest(Request):
         """The camera's newest frame; for the words, the one whose facts are known."""
         if self.seen is not None:
             frame = self.seen.frame
-            return Turn(now, frame, image_age(frame, self._server.ros_now(), now))
+            return Turn(now, frame, image_age(frame, self._server.clock.now().nanoseconds, now))
         turn = super().turn_at(now)
         return turn and replace(turn, key=None)
 
@@ -196,7 +196,7 @@ class Describer:
         """The last description again, as `frame` shows nothing new."""
         self._answerer.tally.repeated += 1
         assert reply.frame is not None
-        age = image_age(reply.frame, self._answerer.ros_now(), time.monotonic())
+        age = image_age(reply.frame, self._answerer.clock.now().nanoseconds, time.monotonic())
         return replace(reply, repeated=True, compared=frame, stats=_saved(reply.stats, age))
 
 

@@ -2,7 +2,7 @@
 """Whether a frame is new enough for a question, and what to say if none was. No ROS in it.
 
 image_age     how old an image is
-choose_frame  the newest frame if it is new enough; None: a newer one is worth waiting for
+choose_frame  a turn with the newest frame; None: a newer one is worth waiting for
 late_refusal  why a request whose time is over was not answered
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from svd_vlm_ros.node.cameras.frames import NANOSECONDS, Frame
 from svd_vlm_ros.node.inference.questions import Question
 from svd_vlm_ros.node.inference.replies import RequestError, Status
+from svd_vlm_ros.node.inference.tasks import Turn
 
 
 def clock_went_back(frame: Frame, ros_now: int) -> bool:
@@ -33,8 +34,8 @@ def image_age(frame: Frame, ros_now: int, now: float) -> float:
 
 def choose_frame(
     question: Question, frame: Frame | None, topic: str, ros_now: int, now: float
-) -> Frame | None:
-    """The newest frame of the question's camera if it may be used; None: wait for a newer.
+) -> Turn | None:
+    """A turn with the newest frame of the question's camera if it may be used; None: wait.
 
     A question that `waits` waits for a frame, for another one none is waited for. Raises
     `RequestError`: NO_IMAGE if none has come, STALE_IMAGE if the newest is older than
@@ -62,7 +63,8 @@ def choose_frame(
             f"arrived {now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the "
             "most: check the camera and its clock, or allow more by max_image_age.",
         )
-    return frame
+    key = question.camera, frame.number, question.visual_tokens
+    return Turn(now, frame, age, key=key)
 
 
 def late_refusal(

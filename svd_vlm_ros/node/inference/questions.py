@@ -78,12 +78,17 @@ def check_request(message: AskMessage, limits: Limits) -> Question:
     tokens = message.max_new_tokens or limits.max_new_tokens
     if tokens > MAX_NEW_TOKENS:
         raise _bad(f"max_new_tokens is {tokens}: ask for {MAX_NEW_TOKENS} at most.")
+    try:  # the engine's own rule of what can be read
+        prompt = check_text(text, "question")
+        choices = _checked(message.choices, limits) if message.choices else ()
+    except UserError as error:
+        raise _bad(str(error)) from error
     stamp = message.not_before
     age, timeout = message.max_image_age, message.timeout
     return Question(
-        prompt=_readable("question", text),
+        prompt=prompt,
         camera=_known(message.camera, limits.cameras) if message.camera else limits.cameras[0],
-        choices=_checked(message.choices, limits) if message.choices else (),
+        choices=choices,
         visual_tokens=message.visual_tokens or None,
         max_new_tokens=tokens,
         not_before=max(stamp.sec * NANOSECONDS + stamp.nanosec, 0),
@@ -114,18 +119,10 @@ def _checked(choices: Sequence[str], limits: Limits) -> tuple[str, ...]:
     longest = limits.max_question_length
     if sum(len(choice.strip()) for choice in choices) > longest:
         raise _bad(f"The choices have more than {longest} characters together: shorten them.")
-    checked = tuple(_readable("choice", choice) for choice in choices)
+    checked = tuple(check_text(choice, "choice") for choice in choices)
     if len(set(checked)) < len(checked):
         raise _bad("Two of the choices are the same: give each choice once.")
     return checked
-
-
-def _readable(what: str, text: str) -> str:
-    """The text without blanks around it, by the engine's rule of what can be read."""
-    try:
-        return check_text(text, what)
-    except UserError as error:
-        raise _bad(str(error)) from error
 
 
 def _seconds(name: str, wanted: float) -> float:

@@ -17,11 +17,15 @@ from typing import Any
 
 from svd_vlm_ros.node.inference.tasks import Priority, Task
 
-_BY_RANK = operator.attrgetter("rank")
+_BY_RANK = operator.itemgetter(0)
 
 
 class QueueFullError(Exception):
     """As many tasks wait as may."""
+
+
+class QueueRefusesError(Exception):
+    """The queue was drained, and takes no requests until `accept`."""
 
 
 class TaskQueue:
@@ -37,12 +41,20 @@ class TaskQueue:
         self.current: list[Task[Any]] = []
         self._condition = threading.Condition()
         self._waiting: list[Task[Any]] = []  # in order of arrival
+        self._refuses = False
         self._closed = False
 
     def put(self, task: Task[Any], limit: int) -> None:
-        """Add a task. Raises `QueueFullError` if `limit` tasks of its priority wait already."""
+        """Add a task.
+
+        Raises:
+            QueueFullError: `limit` tasks of its priority wait already.
+            QueueRefusesError: it is a request, and the queue was drained.
+        """
         task.queue = self
         with self._condition:
+            if self._refuses and task.priority is not Priority.CONTROL:
+                raise QueueRefusesError
             if sum(other.priority is task.priority for other in self._waiting) >= limit:
                 raise QueueFullError
             if not task.ended:
@@ -88,14 +100,22 @@ class TaskQueue:
     def drain(self) -> list[Task[Any]]:
         """Take all requests out, for the caller to end; ask what is under way to stop.
 
+        From here on requests are refused, until `accept`.
+
         Changes of the engine stay: they hold for whoever asks next.
         """
         with self._condition:
             tasks = [task for task in self._waiting if task.priority is not Priority.CONTROL]
             self._waiting = [task for task in self._waiting if task.priority is Priority.CONTROL]
+            self._refuses = True
             for task in self.current:
                 task.cancel()
         return tasks
+
+    def accept(self) -> None:
+        """Take requests again."""
+        with self._condition:
+            self._refuses = False
 
     def close(self) -> None:
         """Let `take` end, and ask what is under way to stop. Drain the queue before."""
@@ -110,7 +130,9 @@ class TaskQueue:
         now = time.monotonic()
         batch: list[Task[Any]] = []
         key: Hashable = None
-        for task in sorted(self._waiting, key=_BY_RANK):
+        for rank, task in sorted([(task.rank, task) for task in self._waiting], key=_BY_RANK):
+            if task.ended:
+                continue
             turn = task.turn_at(now)
             if turn is None:
                 continue
@@ -119,7 +141,7 @@ class TaskQueue:
             elif key is None or turn.key != key or task.priority is not batch[0].priority:
                 break
             task.turn = turn
-            task.interrupted = functools.partial(self._has_better, task.rank)
+            task.interrupted = functools.partial(self._has_better, rank)
             batch.append(task)
             if len(batch) >= self.batch_size:
                 break

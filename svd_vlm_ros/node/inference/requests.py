@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from svd_vlm_ros.node.inference.freshness import choose_frame, image_age
+from svd_vlm_ros.node.inference.freshness import choose_frame
 from svd_vlm_ros.node.inference.replies import Reply, RequestError, Status
 from svd_vlm_ros.node.inference.tasks import Priority, Task, Turn
 
@@ -28,11 +28,25 @@ class FrameSource(Protocol):
     def topic(self) -> str: ...  # noqa: D102
 
 
+class RosTime(Protocol):
+    """A time of rclpy."""
+
+    @property
+    def nanoseconds(self) -> int: ...  # noqa: D102
+
+
+class RosClock(Protocol):
+    """A clock of rclpy."""
+
+    def now(self) -> RosTime: ...  # noqa: D102
+
+
 class Server(Protocol):
     """What answers requests; see `answers.Answerer`."""
 
-    def source(self, camera: str) -> FrameSource: ...  # noqa: D102
-    def ros_now(self) -> int: ...  # noqa: D102
+    cameras: Mapping[str, FrameSource]
+    clock: RosClock
+
     def answer(self, engine: SceneEngine, batch: Sequence[Request]) -> Sequence[Reply]: ...  # noqa: D102
     def failed(self, error: BaseException, question: Question) -> Reply: ...  # noqa: D102
 
@@ -63,23 +77,18 @@ class Request(Task[Reply]):
         What would be refused later is refused at once.
         """
         self.question, self._server = question, server
-        self._source = server.source(question.camera)
+        source = self._source = server.cameras[question.camera]
         self.deadline = self.arrived + question.timeout
-        choose_frame(
-            question, self._source.latest, self._source.topic, server.ros_now(), self.arrived
-        )
+        ros_now = server.clock.now().nanoseconds
+        choose_frame(question, source.latest, source.topic, ros_now, self.arrived)
 
     def turn_at(self, now: float) -> Turn | None:
         """The newest frame, if the question may be answered with it, or the refusal."""
-        question, source, ros_now = self.question, self._source, self._server.ros_now()
+        source, ros_now = self._source, self._server.clock.now().nanoseconds
         try:
-            frame = choose_frame(question, source.latest, source.topic, ros_now, now)
+            return choose_frame(self.question, source.latest, source.topic, ros_now, now)
         except RequestError as refusal:
             return Turn(now, refusal=refusal)
-        if frame is None:
-            return None
-        key = question.camera, frame.number, question.visual_tokens
-        return Turn(now, frame, image_age(frame, ros_now, now), key=key)
 
     def work(self, engine: SceneEngine, batch: Sequence[Request]) -> Sequence[Reply]:  # type: ignore[override]
         """Answer the questions of a batch."""

@@ -50,18 +50,6 @@ class SceneCache:
         self._damaged: dict[str, Any] = {}  # the last damaged message of each camera
         self.damaged: Counter[str] = Counter()
 
-    def find(self, camera: str, frame: Frame, key: Hashable) -> Scene | None:
-        """The scene of this very message and key, or None; an older scene is then let go."""
-        kept = self._scenes.get(camera)
-        if kept is not None and kept[0].message is frame.message and kept[1] == key:
-            return kept[2]
-        self._scenes.pop(camera, None)
-        return None
-
-    def keep(self, camera: str, frame: Frame, key: Hashable, scene: Scene) -> None:
-        """Remember the scene of a camera's newest image in place of its last one."""
-        self._scenes[camera] = (frame, key, scene)
-
     def clear(self) -> None:
         """Let all scenes go."""
         self._scenes.clear()
@@ -86,10 +74,11 @@ class SceneCache:
             budget,
             settings.allow_damaged_images,
         )
-        scene = self.find(camera, frame, key)
-        if scene is not None:
+        kept = self._scenes.get(camera)
+        if kept is not None and kept[0].message is frame.message and kept[1] == key:
             self.reused += 1
-            return SeenFrame(frame, scene, reused=True)
+            return SeenFrame(frame, kept[2], reused=True)
+        self._scenes.pop(camera, None)  # before the next one is made: two may not fit
         begun = time.monotonic()
         if image is None:
             image = self.read(camera, frame, settings)
@@ -98,7 +87,7 @@ class SceneCache:
             scene = engine.see(image, visual_tokens=budget)
         except UserError as error:
             raise RequestError(Status.NO_IMAGE, str(error)) from error
-        self.keep(camera, frame, key, scene)
+        self._scenes[camera] = frame, key, scene
         self.made += 1
         return SeenFrame(frame, scene, convert_seconds=converted - begun)
 

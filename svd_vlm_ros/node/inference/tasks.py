@@ -127,9 +127,6 @@ class Task(ABC, Generic[Result]):
 
 def run(batch: Sequence[Task[Result]], engine: SceneEngine) -> None:
     """Do the work of tasks that share it; each ends with its result, or as failed."""
-    batch = [task for task in batch if not task.ended]
-    if not batch:
-        return
     try:
         results = batch[0].work(engine, batch)
         for task, result in zip(batch, results, strict=True):

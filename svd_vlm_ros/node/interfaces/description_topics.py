@@ -20,7 +20,7 @@ from svd_vlm_ros.facts import FactTracker, Observation
 from svd_vlm_ros.node.inference.descriptions import FACT_PATIENCE, StandingRequest
 from svd_vlm_ros.node.inference.failures import random_model_refusal
 from svd_vlm_ros.node.inference.questions import Question
-from svd_vlm_ros.node.inference.queue import QueueFullError
+from svd_vlm_ros.node.inference.queue import QueueFullError, QueueRefusesError
 from svd_vlm_ros.node.inference.replies import Reply, Status
 from svd_vlm_ros.node.inference.tasks import Priority
 from svd_vlm_ros.node.interfaces.messages import description_message, fact_changed_message
@@ -159,7 +159,7 @@ class DescriptionTopics:
         self._under_way[request.question.camera] = request
         try:
             session.worker.submit(request, limit=len(session.cameras))
-        except QueueFullError:
+        except (QueueFullError, QueueRefusesError):
             self._over(request)
 
     def _begun(self, session: Session, request: StandingRequest, reply: Reply) -> None:

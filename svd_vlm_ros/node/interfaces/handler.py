@@ -16,14 +16,14 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
 from svd_vlm_ros.node.inference.questions import check_request, shown
-from svd_vlm_ros.node.inference.queue import QueueFullError
+from svd_vlm_ros.node.inference.queue import QueueFullError, QueueRefusesError
 from svd_vlm_ros.node.inference.replies import Reply, RequestError, Status, refused
+from svd_vlm_ros.node.session import Session, deactivated
 
 if TYPE_CHECKING:
     from svd_vlm_ros.node.inference.questions import AskMessage
     from svd_vlm_ros.node.inference.requests import Request
     from svd_vlm_ros.node.parameters.settings import Settings
-    from svd_vlm_ros.node.session import Session
 
 # ROS's own 10 would lose the eleventh of many requests that come at once, without a word.
 MANY_REQUESTS = QoSProfile(depth=1000)
@@ -69,11 +69,12 @@ class RequestHandler:
     async def handle(self, message: AskMessage, request: Request) -> Reply:
         """The reply to AskScene's request or StreamAnswer's goal; raises nothing."""
         try:
-            session, settings = self._active(), self._settings
+            session = self._active()
             if session is None:
                 raise RequestError(Status.NOT_ACTIVE, self._why_not_active())
-            request.admit(check_request(message, settings().limits), session.answerer)
-            reply = await self._replied(request, session)
+            settings = self._settings()
+            request.admit(check_request(message, settings.limits), session.answerer)
+            reply = await self._replied(request, session, settings.queue_size)
         except RequestError as refusal:
             reply = refused(refusal, shown(message.camera))
         except Exception as error:  # a fault of ours costs this request, not the node
@@ -84,7 +85,7 @@ class RequestHandler:
         self._note(reply)
         return reply
 
-    async def _replied(self, request: Request, session: Session) -> Reply:
+    async def _replied(self, request: Request, session: Session, queue_size: int) -> Reply:
         """Put the request into the queue, and wait for its end."""
         future = Future()
 
@@ -93,18 +94,18 @@ class RequestHandler:
             self._wake()
 
         request.on_end = deliver
-        size = self._settings().queue_size
         try:
-            session.worker.submit(request, size)
+            session.worker.submit(request, queue_size)
         except QueueFullError:
             raise RequestError(
                 Status.BUSY,
-                f"{size} questions wait for the model already: ask later, or raise queue_size.",
+                f"{queue_size} questions wait for the model already: ask later, or raise "
+                "queue_size.",
             ) from None
+        except QueueRefusesError:  # deactivated while this thread was here
+            raise deactivated() from None
         if request.canceled:  # before it was in the queue
             request.give_up()
-        if self._active() is not session:  # deactivated while this thread was here
-            request.end(session.deactivated())
         timer = self._create_timer(
             request.question.timeout + LATE,
             lambda: request.end(session.answerer.late(request)),
