@@ -172,7 +172,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     durations = sorted(meter.durations)
-    kept = options.role == "node" and node.cameras["camera"].latest.message is meter.last
+    kept = options.role == "node" and latest(node) is meter.last
     tracemalloc.start()
     spin(executor, SETTLE)
     result = {
@@ -186,6 +186,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.role == "node":
         node.close()
     return result
+
+
+def latest(node: Any) -> Any:
+    """The message that the node keeps of its camera."""
+    return node.configured.cameras["camera"].latest.message
 
 
 def active_node() -> tuple[Any, Any]:

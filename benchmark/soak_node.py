@@ -209,13 +209,14 @@ def figures(
     memory: Memory | None,
     warm: float,
 ) -> dict[str, Any]:
+    session = node.configured
     return {
         "timer": lateness.figures() if lateness else {},
         "memory": {"warm_up_s": warm, **(memory.figures() if memory else {})},
         "faults": dict(faults.done),
         "cameras": {
             camera.name: {"received": camera.received, "lost": camera.lost}
-            for camera in node.cameras.values()
+            for camera in (session.cameras.values() if session else ())
         },
         "snapshot": {
             name: value for name, value in vars(node.health.snapshot()).items() if name != "latency"

@@ -26,7 +26,7 @@ _CHANGES = 100  # of the engine that may wait
 
 
 @dataclass(frozen=True)
-class Part:
+class EnginePart:
     """A part of the engine that follows parameters, all of `names` together, by `apply`."""
 
     what: str
@@ -77,8 +77,8 @@ def _use_system_prompt(engine: SceneEngine, settings: Settings) -> None:
 
 
 PARTS = (
-    Part("selector", ("selector", "selector_options", "token_cap"), _use_selector),
-    Part("system prompt", ("system_prompt",), _use_system_prompt),
+    EnginePart("selector", ("selector", "selector_options", "token_cap"), _use_selector),
+    EnginePart("system prompt", ("system_prompt",), _use_system_prompt),
 )
 
 
@@ -86,7 +86,7 @@ class EngineChange(Task[str]):
     """Lets a part of the engine follow the settings; ends with "", or why it cannot."""
 
     def __init__(
-        self, part: Part, settings: Settings, session: Session, on_end: Callable[[str], None]
+        self, part: EnginePart, settings: Settings, session: Session, on_end: Callable[[str], None]
     ) -> None:
         super().__init__(Priority.CONTROL, on_end)
         self._part = part
@@ -219,7 +219,7 @@ class ParameterEffects:
             )
             session.worker.submit(EngineChange(part, settings, session, ended), _CHANGES)
 
-    def _ended(self, part: Part, settings: Settings, session: Session, why: str) -> None:
+    def _ended(self, part: EnginePart, settings: Settings, session: Session, why: str) -> None:
         """The engine has followed; if not, set the parameters back, if they are still the same."""
         if session is not self._configured():
             return

@@ -15,8 +15,8 @@ TYPE_NAMES = {True: "sensor_msgs/msg/CompressedImage", False: "sensor_msgs/msg/I
 _SHOWN = 5  # publishers or topics that a sentence names
 
 
-class Camera(Protocol):
-    """What is asked of a camera; see `cameras.Camera`."""
+class Subscribed(Protocol):
+    """What a sentence needs to know of a camera; see `subscriptions.Camera`."""
 
     name: str
     topic: str
@@ -28,7 +28,7 @@ class Camera(Protocol):
     def follows(self) -> bool: ...  # noqa: D102
 
 
-def why_silent(node: Node, camera: Camera) -> str:
+def why_silent(node: Node, camera: Subscribed) -> str:
     """One sentence about a camera of which no image comes."""
     name, topic, wanted = f"Camera '{camera.name}'", camera.topic, TYPE_NAMES[camera.compressed]
     publishers = _publishers(node, topic)
@@ -81,11 +81,11 @@ def is_reliable(info: Any) -> bool:
     return bool(info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE)
 
 
-def _asks_reliable(camera: Camera) -> bool:
+def _asks_reliable(camera: Subscribed) -> bool:
     return bool(camera.qos.reliability == QoSReliabilityPolicy.RELIABLE)
 
 
-def _advice(camera: Camera, publishers: Iterable[Any]) -> str:
+def _advice(camera: Subscribed, publishers: Iterable[Any]) -> str:
     if _asks_reliable(camera) and not all(map(is_reliable, publishers)):
         return f"set camera.{camera.name}.reliability to auto"
     return f"mend the parameters qos_overrides.{camera.topic}.subscription"
