@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from svd_vlm_ros.node.inference.queue import QueueFullError, TaskQueue
+from svd_vlm_ros.node.inference.queue import QueueFullError, QueueRefusesError, TaskQueue
 from svd_vlm_ros.node.inference.tasks import Priority, Task, Turn
 from svd_vlm_ros.node.inference.worker import Worker
 
@@ -179,6 +179,38 @@ def test_a_question_interrupts_a_description(thread: Worker) -> None:
     wait_for(lambda: question.ended)
     assert ended == ["interrupted"]
     waiting.end(None)
+
+
+def test_what_waits_is_woken_and_not_polled(thread: Worker) -> None:
+    asked: list[float] = []
+    come = threading.Event()
+
+    def ready() -> bool:
+        asked.append(time.monotonic())
+        return come.is_set()
+
+    job, ends = make_job(lambda engine, job: "answer", ready=ready)
+    thread.submit(job, 1)
+    wait_for(lambda: asked)
+    time.sleep(0.2)
+    assert len(asked) == 1, "nothing has happened since"
+    come.set()
+    thread.queue.wake()
+    wait_for(lambda: ends)
+    assert ends == ["answer"]
+
+
+def test_a_drained_queue_refuses_until_it_accepts(thread: Worker) -> None:
+    thread.queue.drain()
+    job, ends = make_job(lambda engine, job: "answer")
+    with pytest.raises(QueueRefusesError):
+        thread.submit(job, 1)
+    change, changed = make_job(lambda engine, job: "changed", Priority.CONTROL)
+    thread.submit(change, 1)
+    wait_for(lambda: changed)
+    thread.queue.accept()
+    thread.submit(job, 1)
+    wait_for(lambda: ends)
 
 
 def test_a_question_does_not_interrupt_a_question(thread: Worker, held: threading.Event) -> None:

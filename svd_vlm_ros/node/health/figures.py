@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -83,11 +82,10 @@ class Figures:
         if session is None:
             return own
         queue, answerer = session.worker.queue, session.answerer
-        turn = queue.current[0].turn if queue.current else None
         return replace(
             own,
             waiting=queue.waiting(Priority.QUESTION),
-            busy_for=time.monotonic() - turn.at if turn is not None else 0.0,
+            busy_for=queue.busy_for(),
             restarts=session.worker.restarts,
             scenes_made=answerer.scenes.made,
             scenes_reused=answerer.scenes.reused,

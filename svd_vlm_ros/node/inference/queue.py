@@ -79,6 +79,12 @@ class TaskQueue:
         with self._condition:
             return sum(priority in (None, task.priority) for task in self._waiting)
 
+    def busy_for(self) -> float:
+        """Seconds that the model has been at its task."""
+        current = self.current  # read once: the inference thread replaces it
+        turn = current[0].turn if current else None
+        return time.monotonic() - turn.at if turn is not None else 0.0
+
     def take(self) -> list[Task[Any]]:
         """Wait for the first task that can begin, and those to be done with it; none: closed."""
         with self._condition:

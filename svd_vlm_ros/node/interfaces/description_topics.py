@@ -140,8 +140,9 @@ class DescriptionTopics:
         if not waits or not self._settings().facts_of(request.question.camera):
             return False
         queue = session.worker.queue
-        asked = queue.current and queue.current[0].priority is Priority.QUESTION
-        if not (asked or queue.waiting(Priority.QUESTION)):
+        current = queue.current
+        answers = bool(current) and current[0].priority is Priority.QUESTION
+        if not (answers or queue.waiting(Priority.QUESTION)):
             return False
         request.end(request.canceled_reply())
         self._over(request)
@@ -230,14 +231,7 @@ class DescriptionTopics:
                 return (
                     f"The facts of camera '{camera}' have waited for {waited:.1f} s, over "
                     f"{FACT_PATIENCE} description_periods ({most:g} s): the model has worked on "
-                    f"its present answer for {_busy_for(session, now):.1f} s. Ask for fewer "
-                    "tokens, or raise description_period."
+                    f"its present answer for {session.worker.queue.busy_for():.1f} s. Ask for "
+                    "fewer tokens, or raise description_period."
                 )
         return ""
-
-
-def _busy_for(session: Session, now: float) -> float:
-    """Seconds that the model has been at its task."""
-    current = session.worker.queue.current
-    turn = current[0].turn if current else None
-    return now - turn.at if turn else 0.0
