@@ -81,16 +81,15 @@ class Answerer:
             return [request.canceled_reply() for request in batch]
         question, turn, settings = batch[0].question, batch[0].turn, self._settings()
         assert turn is not None
+        refusal = random_model_refusal(engine.info, settings.allow_random_model) or turn.refusal
+        if refusal is not None:
+            return [refused(refusal, question.camera) for _ in batch]
+        assert turn.frame is not None
         try:
-            if engine.info.random_weights:
-                self.refuse_random_model(engine, settings)
-            if turn.refusal is not None:
-                raise turn.refusal
-            assert turn.frame is not None
             budget = question.visual_tokens or settings.budget
             seen = self.scenes.see(engine, question.camera, turn.frame, budget, settings)
-        except RequestError as refusal:
-            return [refused(refusal, question.camera) for _ in batch]
+        except RequestError as error:
+            return [refused(error, question.camera) for _ in batch]
         except (Exception, SystemExit) as error:
             reply = self.failed(error, question)
             return [reply for _ in batch]
@@ -99,14 +98,32 @@ class Answerer:
                 return self._answer_together(engine, batch, seen)
             self.scenes.clear()
             empty_device_cache()  # each alone needs less, and only the guilty one fails
-        return [self._answer_one(engine, request, seen) for request in batch]
+        return [  # but those that were answered before the batch failed
+            request.result or self.answer_one(engine, request, seen) for request in batch
+        ]
 
-    def _answer_one(self, engine: SceneEngine, request: Request, seen: SeenFrame) -> Reply:
-        if request.result is not None:  # answered before the batch failed
-            return request.result
-        question, began = request.question, time.monotonic()
+    def answer_one(self, engine: SceneEngine, request: Request, seen: SeenFrame) -> Reply:
+        """Put one question to the engine, in the way that suits it."""
+        question, scene, began = request.question, seen.scene, time.monotonic()
+        prompt = question.prompt or ""  # only a description may be without
         try:
-            answer = ask(engine, seen.scene, request)
+            if question.choices:
+                answer = engine.choose(scene, prompt, question.choices)
+            elif question.describe:
+                answer = engine.describe(
+                    scene,
+                    question.prompt,
+                    max_new_tokens=question.max_new_tokens,
+                    should_stop=request.should_stop,
+                )
+            else:
+                answer = engine.ask(
+                    scene,
+                    prompt,
+                    max_new_tokens=question.max_new_tokens,
+                    should_stop=request.should_stop,
+                    on_text=request.on_text,
+                )
         except UserError as error:
             return Reply(Status.BAD_REQUEST, str(error), question.camera, seen.frame)
         except (Exception, SystemExit) as error:
@@ -171,33 +188,6 @@ class Answerer:
         self._on_answer(question, frame, seen.scene, answer)
         return Reply(Status.OK, "", question.camera, frame, answer, stats)
 
-    def refuse_random_model(self, engine: SceneEngine, settings: Settings) -> None:
-        """Raise `RequestError` ERROR if the model has random weights and may not answer."""
-        refusal = random_model_refusal(engine.info, settings.allow_random_model)
-        if refusal is not None:
-            raise refusal
-
     def failed(self, error: BaseException, question: Question, frame: Frame | None = None) -> Reply:
         """The reply to a question that the engine failed on; frees memory for the next one."""
         return self.failures.reply(error, question, frame)
-
-
-def ask(engine: SceneEngine, scene: Scene, request: Request) -> Answer:
-    """One question, in the way that suits it."""
-    question = request.question
-    if question.choices:
-        return engine.choose(scene, question.prompt or "", question.choices)
-    if question.describe:
-        return engine.describe(
-            scene,
-            question.prompt,
-            max_new_tokens=question.max_new_tokens,
-            should_stop=request.should_stop,
-        )
-    return engine.ask(
-        scene,
-        question.prompt or "",
-        max_new_tokens=question.max_new_tokens,
-        should_stop=request.should_stop,
-        on_text=request.on_text,
-    )

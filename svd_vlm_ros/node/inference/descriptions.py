@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.cameras.thumbnails import difference, thumbnail
-from svd_vlm_ros.node.inference.answers import Answerer, ask
+from svd_vlm_ros.node.inference.answers import Answerer
+from svd_vlm_ros.node.inference.failures import random_model_refusal
 from svd_vlm_ros.node.inference.freshness import image_age
 from svd_vlm_ros.node.inference.replies import Reply, RequestError, Stats, Status, refused
 from svd_vlm_ros.node.inference.requests import Request
@@ -134,12 +135,13 @@ class Describer:
         """The facts of an image; without facts its description; or the last description again."""
         question, turn = request.question, request.turn
         assert turn is not None
+        allowed = self._settings().allow_random_model
+        refusal = random_model_refusal(engine.info, allowed) or turn.refusal
+        if refusal is not None:
+            return refused(refusal, question.camera)
+        if request.canceled or turn.frame is None:
+            return request.canceled_reply()
         try:
-            self._answerer.refuse_random_model(engine, self._settings())
-            if turn.refusal is not None:
-                raise turn.refusal
-            if request.canceled or turn.frame is None:
-                return request.canceled_reply()
             request.facts = self._settings().facts_of(question.camera)
             seen = self._see(engine, request, turn.frame)
             if isinstance(seen, Reply):
@@ -148,22 +150,15 @@ class Describer:
             if not request.facts:
                 return self.finish(engine, request, seen)
             request.probabilities = _ask_facts(engine, seen.scene, request.facts)
-        except RequestError as refusal:
-            return refused(refusal, question.camera)
+        except RequestError as error:
+            return refused(error, question.camera)
         except (Exception, SystemExit) as error:
             return self._answerer.failed(error, question, turn.frame)
         return Reply(Status.OK, "", question.camera, turn.frame, facts=request.probabilities)
 
     def finish(self, engine: SceneEngine, request: StandingRequest, seen: SeenFrame) -> Reply:
         """Describe an image in words."""
-        began = time.monotonic()
-        try:
-            answer = ask(engine, seen.scene, request)
-        except UserError as error:
-            return Reply(Status.BAD_REQUEST, str(error), request.question.camera, seen.frame)
-        except (Exception, SystemExit) as error:
-            return self._answerer.failed(error, request.question, seen.frame)
-        reply = self._answerer.reply(engine, request, seen, answer, began)
+        reply = self._answerer.answer_one(engine, request, seen)
         reply = replace(reply, facts=request.probabilities)
         if reply.status is Status.OK and request.thumbnail is not None:
             self._last[reply.camera] = _Described(

@@ -72,7 +72,7 @@ class Settings:
     fact_frames: int
     autostart: bool
 
-    @property
+    @functools.cached_property
     def budget(self) -> int | float:
         """What the engine takes as `visual_tokens`: a number of tokens, or an energy in (0, 1]."""
         return self.energy if self.energy > 0.0 else self.visual_tokens
