@@ -88,7 +88,8 @@ class Request(Task[Reply]):
         try:
             return choose_frame(self.question, source.latest, source.topic, ros_now, now)
         except RequestError as refusal:
-            return Turn(now, refusal=refusal)
+            # Its traceback holds this request and a frame, and the request will hold the turn.
+            return Turn(now, refusal=refusal.with_traceback(None))
 
     def work(self, engine: SceneEngine, batch: Sequence[Request]) -> Sequence[Reply]:  # type: ignore[override]
         """Answer the questions of a batch."""
