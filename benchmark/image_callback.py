@@ -151,7 +151,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
 
-    from svd_vlm_ros.node.cameras import quality_of_service
+    from svd_vlm_ros.node.cameras.subscriptions import quality_of_service
 
     rclpy.init()
     if options.role == "bare":
@@ -172,7 +172,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     durations = sorted(meter.durations)
-    kept = options.role == "node" and node.cameras["camera"].latest.message is meter.last
+    kept = options.role == "node" and latest(node) is meter.last
     tracemalloc.start()
     spin(executor, SETTLE)
     result = {
@@ -186,6 +186,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.role == "node":
         node.close()
     return result
+
+
+def latest(node: Any) -> Any:
+    """The message that the node keeps of its camera."""
+    return node.configured.cameras["camera"].latest.message
 
 
 def active_node() -> tuple[Any, Any]:
@@ -204,7 +209,7 @@ def active_node() -> tuple[Any, Any]:
     node = PerceptionNode(parameter_overrides=overrides)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while node.serving is None:
+    while node.active is None:
         executor.spin_once(timeout_sec=0.1)
         if node.fatal:
             sys.exit(node.fatal)

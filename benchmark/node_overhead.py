@@ -135,7 +135,7 @@ def measure(
     with running(subject_command(options, subject, kind)) as process, Client() as client:
         client.wait_until_served(process)
         if (subject, kind) == ("node", "raw"):
-            idle.append(client.idle("node, no picture comes", process.pid, options.seconds))
+            idle.append(client.idle("node, no image comes", process.pid, options.seconds))
         with running(camera_command(options, kind, CAMERAS)):
             row = f"{subject}, {len(CAMERAS)} cameras, {kind}"
             idle.append(client.idle(row, process.pid, options.seconds))
@@ -319,7 +319,7 @@ def publish(options: argparse.Namespace) -> None:
 def serve() -> None:
     """The node; before each response it prints the seconds that the engine took for it."""
     from svd_vlm_ros.engine import SceneEngine
-    from svd_vlm_ros.node.answering import Answerer
+    from svd_vlm_ros.node.inference.answers import Answerer
     from svd_vlm_ros.node.perception import main
 
     spent: list[float] = []
@@ -356,7 +356,7 @@ def serve_nothing() -> None:
     from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
 
-    from svd_vlm_ros.node.cameras import quality_of_service
+    from svd_vlm_ros.node.cameras.subscriptions import quality_of_service
     from svd_vlm_ros.srv import AskScene
 
     # glibc maps and unmaps each large picture until it has seen a larger block go. Whoever has

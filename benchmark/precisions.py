@@ -25,10 +25,10 @@ from transformers import AutoProcessor
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.cpu import cpu_class, cpu_name
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.llava.files import find_folder
-from svd_vlm_ros.llava.loading import find_sizes
-from svd_vlm_ros.llava.packed import unpacked
-from svd_vlm_ros.llava.precision_choice import choose_precision
+from svd_vlm_ros.models import find_sizes
+from svd_vlm_ros.models.files import find_folder
+from svd_vlm_ros.models.weights.packed import unpacked
+from svd_vlm_ros.models.weights.precision_choice import choose_precision
 
 QUESTION = "Describe what is in front of the robot, and where."
 Times = dict[str, list[tuple[float, float]]]

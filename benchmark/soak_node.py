@@ -25,8 +25,8 @@ from soak_common import CAMERAS, SAVE_EVERY, percentile, role, save, warm_up
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.heap import trim
-from svd_vlm_ros.node.inference import InferenceThread
-from svd_vlm_ros.node.memory import MIB, memory_bytes
+from svd_vlm_ros.node.health.memory import MIB, memory_bytes
+from svd_vlm_ros.node.inference.queue import TaskQueue
 from svd_vlm_ros.node.perception_node import PerceptionNode
 
 TIMER = 0.1  # s
@@ -66,7 +66,7 @@ class Faults:
         self.done: Counter[str] = Counter()
         self._next: str | None = None
         self._order = itertools.cycle(FAULTS)
-        see, take = SceneEngine.see, InferenceThread._next
+        see, take = SceneEngine.see, TaskQueue.take
 
         def breaking_see(engine: SceneEngine, *arguments: Any, **options: Any) -> Any:
             if self._is("engine fails"):
@@ -75,14 +75,14 @@ class Faults:
                 raise MemoryError("out of memory: a fault of the soak test")
             return see(engine, *arguments, **options)
 
-        def breaking_next(thread: InferenceThread) -> Any:
-            jobs = take(thread)
-            if jobs and self._is("inference thread killed"):
+        def breaking_take(queue: TaskQueue) -> Any:
+            tasks = take(queue)
+            if tasks and self._is("inference thread killed"):
                 raise SystemExit("a fault of the soak test")
-            return jobs
+            return tasks
 
         SceneEngine.see = breaking_see  # type: ignore[method-assign]
-        InferenceThread._next = breaking_next  # type: ignore[method-assign]
+        TaskQueue.take = breaking_take  # type: ignore[method-assign]
 
     def inject(self) -> None:
         """Let the next fault happen at the next occasion."""
@@ -99,9 +99,8 @@ class Faults:
 class Memory:
     """The least of each minute: pictures in flight come and go by some 40 MiB within seconds.
 
-    `own` (MiB) is the node's (`svd_vlm_ros.node.memory`), `in_use` (MiB) what the C library has
-    handed out of it: the rest is what it holds free, and Python's small objects, whose number is
-    `blocks`.
+    `own` (MiB) is the node's (`node.health.memory`), `in_use` (MiB) what the C library has handed
+    out of it: the rest is what it holds free, and Python's small objects, whose number is `blocks`.
     """
 
     def __init__(self) -> None:
@@ -183,7 +182,7 @@ def main() -> None:
         now = time.monotonic()
         if node.fatal:
             raise SystemExit(node.fatal)
-        if node.serving is not None and lateness is None:
+        if node.active is not None and lateness is None:
             lateness = Lateness(node, options["minutes"])  # loading is not serving
         if broken is not None and now >= broken:
             broken = now + options["fault_every"]
@@ -194,7 +193,7 @@ def main() -> None:
             memory.look()
         if now - saved >= SAVE_EVERY:
             saved = now
-            if broken is None and options["fault_every"] and node.snapshot().by_status:
+            if broken is None and options["fault_every"] and node.health.snapshot().by_status:
                 broken = now
             threading.Thread(target=tell).start()  # the disk must not make the timer late
     tell()
@@ -210,16 +209,17 @@ def figures(
     memory: Memory | None,
     warm: float,
 ) -> dict[str, Any]:
+    session = node.configured
     return {
         "timer": lateness.figures() if lateness else {},
         "memory": {"warm_up_s": warm, **(memory.figures() if memory else {})},
         "faults": dict(faults.done),
         "cameras": {
             camera.name: {"received": camera.received, "lost": camera.lost}
-            for camera in node.cameras.values()
+            for camera in (session.cameras.values() if session else ())
         },
         "snapshot": {
-            name: value for name, value in vars(node.snapshot()).items() if name != "latency"
+            name: value for name, value in vars(node.health.snapshot()).items() if name != "latency"
         },
     }
 

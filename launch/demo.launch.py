@@ -26,10 +26,10 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "visual_tokens",
             default_value="192",
-            description="visual tokens to keep of each picture",
+            description="visual tokens to keep of each image",
         ),
         DeclareLaunchArgument(
-            "rate", default_value="5.0", description="pictures a second of the simulated camera"
+            "rate", default_value="5.0", description="images a second of the simulated camera"
         ),
         DeclareLaunchArgument(
             "seed", default_value="0", description="which drive the simulated camera takes"

@@ -34,7 +34,7 @@ def was_given(context, given, argument, kind):
 
 
 def override(argument, kind=str, parameter=None):
-    """Set a parameter of the node where its argument was given."""
+    """Set a parameter of the node if its argument was given."""
     given = LaunchConfiguration(argument, default="")
     return SetParameter(
         parameter or argument,
@@ -86,17 +86,17 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "visual_tokens",
             default_value="192",
-            description="visual tokens to keep of each picture, where energy is 0",
+            description="visual tokens to keep of each image, if energy is 0",
         ),
         DeclareLaunchArgument(
             "energy",
             default_value="0.0",
-            description="above 0: keep as few tokens as hold this share of the picture's energy",
+            description="above 0: keep as few tokens as hold this share of the image's energy",
         ),
         DeclareLaunchArgument(
             "token_cap",
             default_value="192",
-            description="most visual tokens that are kept where energy is above 0",
+            description="most visual tokens that are kept if energy is above 0",
         ),
         DeclareLaunchArgument(
             "description_period",
@@ -106,7 +106,7 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "image_topic",
             default_value="image",
-            description="topic of the pictures, where the parameter cameras has its default",
+            description="topic of the images, if the parameter cameras has its default",
         ),
         DeclareLaunchArgument(
             "compressed",
@@ -117,7 +117,7 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "reliability",
             default_value="auto",
-            description="whether lost parts of a picture are sent again; auto: where all "
+            description="whether lost parts of an image are sent again; auto: if all "
             "publishers of image_topic offer it",
             choices=["auto", "reliable", "best_effort"],
         ),

@@ -2,3 +2,4 @@
 """What engine, node and command line do when nothing else is said; docs/results.md says why."""
 
 SELECTOR = "svd-cover"
+VISUAL_TOKENS = 192  # kept of each image, and the most that are kept by energy

@@ -39,7 +39,6 @@ from svd_vlm_ros.engine.values import (
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.images import Framing, check_image
 from svd_vlm_ros.models.interface import LoadedModel, Prompt
-from svd_vlm_ros.models.prompt import check_text
 from svd_vlm_ros.selection import (
     Budget,
     Need,
@@ -48,6 +47,7 @@ from svd_vlm_ros.selection import (
     make_budget,
     make_selector,
 )
+from svd_vlm_ros.texts import check_text
 
 DESCRIBE = "Describe the scene."
 

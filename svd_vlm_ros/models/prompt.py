@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.texts import check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-LONGEST_QUESTION = 20_000  # characters: more than any model's context, and quick to tokenise
 
 
 @dataclass(frozen=True)
@@ -122,25 +120,3 @@ class Prompt:
         if not self._forbidden.isdisjoint(after):
             raise UserError("The text must not contain the names of the model's special tokens.")
         return before, after
-
-
-def check_text(text: object, what: str) -> str:
-    """The text without the blanks around it. Raises `UserError` if it can't be asked."""
-    if not isinstance(text, str):
-        raise UserError(f"The {what} must be text, not {type(text).__name__}.")
-    if len(text) > LONGEST_QUESTION:
-        raise UserError(
-            f"The {what} has {len(text)} characters: at most {LONGEST_QUESTION} can be read."
-        )
-    bad = next((c for c in text if c not in "\t\n\r" and _is_control(c)), None)
-    if bad is not None:
-        raise UserError(f"The {what} contains the control character U+{ord(bad):04X}: remove it.")
-    text = text.strip()
-    if not text:
-        raise UserError(f"The {what} is empty.")
-    return text
-
-
-def _is_control(character: str) -> bool:
-    """Control characters, and halves of surrogate pairs, which no encoding can write."""
-    return unicodedata.category(character) in ("Cc", "Cs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from svd_vlm_ros.node import process
+from svd_vlm_ros.ros import process
 
 if TYPE_CHECKING:
     from svd_vlm_ros.scout.camera_node import ScoutCamera

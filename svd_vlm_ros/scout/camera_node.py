@@ -18,13 +18,13 @@ from typing import Any
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from svd_vlm_ros.ros.parameters import Spec, When
 from svd_vlm_ros.scout.drive import LENGTH, drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import WorldScene, truth
@@ -96,16 +96,8 @@ class ScoutCamera(Node):
         low: float | None = None,
         high: float | None = None,
     ) -> Any:
-        descriptor = ParameterDescriptor(description=text, read_only=True)
-        if low is not None and high is not None:
-            if isinstance(default, float):
-                span = FloatingPointRange(from_value=float(low), to_value=float(high))
-                descriptor.floating_point_range = [span]
-            else:
-                descriptor.integer_range = [
-                    IntegerRange(from_value=int(low), to_value=int(high), step=1)
-                ]
-        return self.declare_parameter(name, default, descriptor).value
+        spec = Spec(name, default, text, When.START, low, high)
+        return self.declare_parameter(name, default, spec.descriptor()).value
 
 
 def image_message(picture: np.ndarray, header: Header) -> Image:

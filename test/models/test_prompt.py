@@ -12,7 +12,8 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import scout_folder
 from svd_vlm_ros.models.llava.prompt import TEMPLATE
-from svd_vlm_ros.models.prompt import Prompt, check_text
+from svd_vlm_ros.models.prompt import Prompt
+from svd_vlm_ros.texts import check_text
 
 QUESTIONS = (
     "is the path clear?",

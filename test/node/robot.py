@@ -26,6 +26,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from svd_vlm_ros.action import StreamAnswer
+from svd_vlm_ros.node.inference.worker import Worker
 from svd_vlm_ros.node.perception_node import PerceptionNode
 from svd_vlm_ros.srv import AskScene
 
@@ -136,13 +137,30 @@ class Robot:
         self._mine = Spinner(self.context)
         self._mine.start(self.node)
         if wait:
-            wait_until(lambda: self.node.serving or self.node.fatal)
+            wait_until(lambda: self.node.active or self.node.fatal)
             assert self.node.fatal is None
             service = f"{self.node.get_namespace()}/ask_scene".replace("//", "/")
             if self.client.srv_name != service:
                 self.client = self.other.create_client(AskScene, service)
             wait_until(self.client.service_is_ready)
         return self.node
+
+    @property
+    def worker(self) -> Worker | None:
+        """What owns the node's model, while the node is configured."""
+        configured = self.node.configured
+        return configured.worker if configured else None
+
+    @property
+    def cameras(self) -> dict[str, Any]:
+        """The node's cameras, while it is configured."""
+        configured = self.node.configured
+        return configured.cameras if configured else {}
+
+    def current(self) -> Any:
+        """The task that the model is at, or None."""
+        assert self.worker is not None
+        return next(iter(self.worker.queue.current), None)
 
     @property
     def executor_thread(self) -> int | None:
@@ -157,13 +175,13 @@ class Robot:
 
     def show(self, message: Any, camera: str = "camera") -> Any:
         """Publish a message until it is the newest that the node has of the camera; return it."""
-        publisher = self.publisher(self.node.cameras[camera].topic.lstrip("/"), type(message))
+        publisher = self.publisher(self.cameras[camera].topic.lstrip("/"), type(message))
         if message.header.stamp == Time():
             message.header.stamp = self.stamp()
         stamp = message.header.stamp
 
         def arrived() -> bool:
-            latest = self.node.cameras[camera].latest
+            latest = self.cameras[camera].latest
             if latest is not None and latest.message.header.stamp == stamp:
                 return True
             publisher.publish(message)

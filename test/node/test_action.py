@@ -150,12 +150,12 @@ def test_the_deadline_takes_one_token(robot: Robot, stepper: Stepper) -> None:
     future = robot.send(timeout=1.5)
     stepper.allow(3)
     wait_until(lambda: stepper.made == 3)
-    job = robot.node.inference.current
+    job = robot.current()
     wait_until(lambda: job.should_stop() == "timeout")
     stepper.look()
     reply = robot.result(future)
     assert reply.status == AskScene.Response.TIMEOUT
-    wait_until(lambda: robot.node.inference.current is not job)
+    wait_until(lambda: robot.current() is not job)
     assert stepper.made == 3, "none after the deadline"
 
 
@@ -164,7 +164,7 @@ def test_cancel_while_it_waits(robot: Robot, stepper: Stepper) -> None:
     stepper.allow(1)
     wait_until(lambda: stepper.made == 1)
     waiting = robot.stream()
-    wait_until(lambda: robot.node.inference.waiting() == 1)
+    wait_until(lambda: robot.worker.queue.waiting() == 1)
     waiting.cancel()
     status, result = waiting.end()
     assert status == GoalStatus.STATUS_CANCELED
@@ -175,7 +175,7 @@ def test_cancel_while_it_waits(robot: Robot, stepper: Stepper) -> None:
 
 def test_a_waiting_goal_for_a_newer_picture_can_be_canceled(robot: Robot) -> None:
     stream = robot.stream(not_before=robot.stamp())
-    wait_until(lambda: robot.node.inference.waiting() == 1)
+    wait_until(lambda: robot.worker.queue.waiting() == 1)
     assert robot.ask().status == AskScene.Response.OK, "nobody waits for it"
     stream.cancel()
     assert stream.end()[1].status == Result.CANCELED
@@ -230,4 +230,4 @@ def test_a_blocking_call_from_a_callback_of_another_node(robot: Robot) -> None:
 
 def test_nothing_is_kept_of_goals_that_are_over(robot: Robot) -> None:
     assert robot.stream().end()[0] == GoalStatus.STATUS_SUCCEEDED
-    assert not robot.node._stream._tickets
+    assert not robot.node._action._requests

@@ -22,8 +22,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.cameras import Camera, subscribe
-from svd_vlm_ros.node.settings import CameraSettings
+from svd_vlm_ros.node.cameras.subscriptions import Camera, subscribe
+from svd_vlm_ros.node.parameters.settings import CameraSettings
 from svd_vlm_ros.srv import AskScene
 
 OK = AskScene.Response.OK
@@ -40,14 +40,14 @@ def test_why_silent_no_publisher(robot: Robot, camera: Camera) -> None:
     robot.publisher("rear/image")
     wait_until(lambda: robot.node.count_publishers("/rear/image"))
     assert "nobody publishes on /front/image" in camera.why_silent()
-    assert "pictures are published on /rear/image" in camera.why_silent()
+    assert "images are published on /rear/image" in camera.why_silent()
 
 
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
         (CompressedImage, "set camera.front.compressed to true"),
-        (String, "set camera.front.topic to a topic of pictures"),
+        (String, "set camera.front.topic to a topic of images"),
     ],
 )
 def test_why_silent_other_type(robot: Robot, camera: Camera, kind: Any, named: str) -> None:
@@ -74,7 +74,7 @@ def test_why_silent_incompatible_qos(robot: Robot) -> None:
 def test_why_silent_nothing_wrong(robot: Robot, camera: Camera) -> None:
     robot.publisher("front/image")
     wait_until(lambda: robot.node.count_publishers("/front/image"))
-    assert "no picture comes on /front/image though /other publishes there" in camera.why_silent()
+    assert "no image comes on /front/image though /other publishes there" in camera.why_silent()
     assert "camera.front.reliability: reliable" in camera.why_silent(), "the publisher is reliable"
 
 
@@ -188,7 +188,7 @@ def test_cameras_of_a_robot_with_a_namespace(robot: Robot) -> None:
             "camera.rear.compressed": True,
         },
     )
-    cameras = robot.node.cameras
+    cameras = robot.cameras
     assert cameras["front"].topic == "/rig/left"
     assert cameras["rear"].topic == "/robot1/rear/compressed"
     engine = reference_engine()
@@ -243,7 +243,7 @@ def test_simulated_time_that_jumps_back(robot: Robot) -> None:
     set_clock(1100)
     assert robot.ask().status == AskScene.Response.STALE_IMAGE
     set_clock(50)
-    assert robot.node.cameras["camera"].latest is None, "999 s lie in the future now"
+    assert robot.cameras["camera"].latest is None, "999 s lie in the future now"
     assert robot.ask().status == AskScene.Response.NO_IMAGE
     shown = show(49, 2)
     reply = robot.ask()

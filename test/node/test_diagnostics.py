@@ -11,10 +11,12 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from robot import Robot, image_message, picture, wait_until
 
-from svd_vlm_ros.node import cameras, diagnostics, health
-from svd_vlm_ros.node.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
-from svd_vlm_ros.node.figures import Snapshot
-from svd_vlm_ros.node.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
+from svd_vlm_ros.node.cameras import subscriptions as cameras
+from svd_vlm_ros.node.health import diagnostics
+from svd_vlm_ros.node.health import monitor as health
+from svd_vlm_ros.node.health.diagnostics import ERROR, OK, STALE, WARN, CameraFigures
+from svd_vlm_ros.node.health.figures import Snapshot
+from svd_vlm_ros.node.health.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, slope
 from svd_vlm_ros.srv import AskScene
 
 
@@ -54,9 +56,9 @@ def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch)
     robot.show(image_message(picture(1)))
     assert robot.ask().status == AskScene.Response.OK
     stale = told.wait_for("camera camera", STALE)
-    assert "no picture comes on /image though /other publishes there" in stale.message
-    assert told.facts("camera camera")["picture"] == "64x48 rgb8"
-    assert int(told.facts("camera camera")["pictures"]) >= 1
+    assert "no image comes on /image though /other publishes there" in stale.message
+    assert told.facts("camera camera")["image"] == "64x48 rgb8"
+    assert int(told.facts("camera camera")["images"]) >= 1
     monkeypatch.setattr(cameras, "SILENT_SECONDS", 1000.0)
     told.wait_for("camera camera", OK)
 
@@ -71,7 +73,7 @@ def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch)
     assert told.status("latency").message.startswith("first token after")
     assert float(told.facts("latency")["prefill, median (ms)"]) > 0.0
     assert float(told.facts("process")["memory (MiB)"]) > 10.0
-    robot.node.fault("The inference thread crashed.")
+    robot.node.health.fault("The inference thread crashed.")
     assert told.wait_for("model", ERROR).message == "The inference thread crashed."
 
 
@@ -87,7 +89,7 @@ def test_a_trouble_is_logged_once(robot: Robot, capfd: pytest.CaptureFixture[str
     robot.start()
     for _ in range(5):
         assert robot.ask().status == AskScene.Response.NO_IMAGE
-    assert capfd.readouterr().err.count("has sent no picture on /image yet") == 1
+    assert capfd.readouterr().err.count("has sent no image on /image yet") == 1
 
 
 FIGURES = CameraFigures(
@@ -102,7 +104,7 @@ FIGURES = CameraFigures(
     loss_rate=0.0,
     arrived_ago=0.01,
     age=0.05,
-    picture="640x480 rgb8",
+    image="640x480 rgb8",
     oldest=10.0,
 )
 
@@ -110,17 +112,17 @@ FIGURES = CameraFigures(
 @pytest.mark.parametrize(
     ("change", "silence", "trouble", "level", "sentence"),
     [
-        ({}, "", "", OK, "30.0 pictures/s of 640x480 rgb8"),
+        ({}, "", "", OK, "30.0 images/s of 640x480 rgb8"),
         ({"received": 0, "arrived_ago": None}, "", "", OK, "waiting for the first"),
         ({"received": 0, "arrived_ago": None}, "nobody publishes", "", ERROR, "nobody publishes"),
-        ({}, "no picture comes", "", STALE, "no picture comes"),
+        ({}, "no image comes", "", STALE, "no image comes"),
         ({}, "", "cannot be read", WARN, "cannot be read"),
         ({"age": 11.0}, "", "", WARN, "11.0 s old by their stamp"),
         ({"age": 1e9}, "", "", WARN, "use_sim_time"),
-        ({"age": 1e9, "oldest": 0.0}, "", "", OK, "pictures/s"),
+        ({"age": 1e9, "oldest": 0.0}, "", "", OK, "images/s"),
         ({"age": -5.0}, "", "", WARN, "5.0 s ahead of ROS time"),
-        ({"age": None}, "", "", OK, "pictures/s"),
-        ({"loss_rate": 10.0}, "", "", WARN, "10.0 of 40.0 pictures/s are lost"),
+        ({"age": None}, "", "", OK, "images/s"),
+        ({"loss_rate": 10.0}, "", "", WARN, "10.0 of 40.0 images/s are lost"),
     ],
 )
 def test_levels_of_a_camera(

@@ -17,7 +17,7 @@ from robot import Robot, image_message, picture, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node.jobs import Priority
+from svd_vlm_ros.node.inference.tasks import Priority
 
 SOON = 30.0  # s; far over three periods, a bound against waiting for ever
 ASKED = 6  # questions under way at any time
@@ -46,10 +46,10 @@ def asked_without_pause(robot: Robot) -> Iterator[None]:
 
     for _ in range(ASKED):
         again()
-    wait_until(lambda: robot.node.inference.waiting(Priority.QUESTION))
+    wait_until(lambda: robot.worker.queue.waiting(Priority.QUESTION))
     yield
     going = False
-    wait_until(lambda: not robot.node.inference.waiting() and not robot.node.inference.current)
+    wait_until(lambda: not robot.worker.queue.waiting() and not robot.current())
 
 
 def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
@@ -59,7 +59,7 @@ def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
     robot.show(image_message(picture(0)))
     with asked_without_pause(robot):
         robot.show(image_message(picture(1)))
-        wait_until(lambda: robot.node.inference.waiting(Priority.DESCRIPTION))
+        wait_until(lambda: robot.worker.queue.waiting(Priority.DESCRIPTION))
         set_parameters(robot, facts=["first"])
         set_parameters(robot, **{"fact.first.question": "is it dark?"})
         wait_until(lambda: changes, SOON)
@@ -81,7 +81,7 @@ def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:
     robot.show(image_message(picture(0)))
     with asked_without_pause(robot):
         set_parameters(robot, **{"fact.first.choices": ["dark", "bright"]})  # begins a look
-        wait_until(lambda: robot.node.inference.waiting(Priority.FACT))
+        wait_until(lambda: robot.worker.queue.waiting(Priority.FACT))
         assert not changes
         set_parameters(robot, description_period=0.1)
         wait_until(lambda: changes, SOON)
@@ -131,9 +131,9 @@ def test_diagnostics_say_why_facts_are_not_asked(
     monkeypatch.setattr(SceneEngine, "ask_many", slow)
     robot.show(image_message(picture(1)))
     future = robot.send(timeout=90.0)
-    wait_until(lambda: robot.node.inference.current)
+    wait_until(robot.current)
     robot.show(image_message(picture(2)))
-    wait_until(lambda: warned("The facts of camera 'camera' wait since"))
+    wait_until(lambda: warned("The facts of camera 'camera' have waited for"))
     release = True
     robot.result(future)
     wait_until(lambda: not warned("The facts"))

@@ -58,7 +58,7 @@ def test_malformed_pictures_cost_their_question_alone(
         robot.show(message, camera)
         reply = robot.ask(camera=camera)
         assert reply.status == Response.NO_IMAGE, f"{why}: {reply.message}"
-        assert f"The newest picture of camera '{camera}' cannot be read: " in reply.message, why
+        assert f"The newest image of camera '{camera}' cannot be read: " in reply.message, why
         assert reply.message.isprintable()
         assert reply.answer == ""
     shown = robot.show(image_message(picture(1), "good"), "raw")
@@ -70,12 +70,12 @@ def test_a_flood_of_malformed_pictures(node_of_two_cameras: Robot) -> None:
     """Faster than anybody asks: nothing of them is converted, and nothing is answered from them."""
     robot = node_of_two_cameras
     publisher = robot.publisher("raw")
-    before = robot.node.cameras["raw"].received
+    before = robot.cameras["raw"].received
     for _, made in raw_messages(500, seed=3):
         message = ros_message(made)
         message.header.stamp = robot.stamp()
         publisher.publish(message)
-    wait_until(lambda: robot.node.cameras["raw"].received > before)
+    wait_until(lambda: robot.cameras["raw"].received > before)
     shown = robot.show(image_message(picture(2), "good"), "raw")
     reply = robot.ask(camera="raw", choices=["yes", "no"])
     assert (reply.status, reply.header) == (Response.OK, shown.header)

@@ -53,7 +53,7 @@ def test_monstrous_texts(robot: Robot, part: str, text: str) -> None:
 
 def test_a_thousand_requests_at_once(robot: Robot) -> None:
     """Each gets its reply; those that were taken are answered in their order, together."""
-    before = robot.node.snapshot()
+    before = robot.node.health.snapshot()
     # ROS gives a client room for 10 requests and replies: more at once would be lost on its side.
     client = robot.other.create_client(AskScene, "ask_scene", qos_profile=QoSProfile(depth=1000))
     wait_until(client.service_is_ready)
@@ -67,8 +67,8 @@ def test_a_thousand_requests_at_once(robot: Robot) -> None:
     assert set(counts) <= {Reply.OK, Reply.BUSY}
     assert counts[Reply.OK] >= robot.node.settings.queue_size
     assert counts[Reply.OK] + counts[Reply.BUSY] == 1000
-    assert robot.node.snapshot().batched > before.batched
-    assert robot.node.snapshot().waiting == 0
+    assert robot.node.health.snapshot().batched > before.batched
+    assert robot.node.health.snapshot().waiting == 0
 
 
 def test_batched_answers_are_those_of_each_question_alone(
@@ -96,7 +96,7 @@ def test_batched_answers_are_those_of_each_question_alone(
         futures = []
         for number, asked in enumerate(questions, start=1):
             futures.append(robot.send(**asked))
-            wait_until(lambda number=number: robot.node.inference.waiting() == number)
+            wait_until(lambda number=number: robot.worker.queue.waiting() == number)
         release.set()
         replies = [robot.result(future) for future in futures]
     assert robot.result(first).status == Reply.OK
@@ -121,7 +121,7 @@ def test_out_of_memory_again_and_again(robot: Robot, monkeypatch: pytest.MonkeyP
                     assert "out of memory" in reply.message
             wait_until(lambda tokens=tokens: robot.node.settings.visual_tokens == tokens)
         assert robot.ask().stats.visual_tokens_kept == 16
-        assert robot.node.snapshot().out_of_memory >= 15
+        assert robot.node.health.snapshot().out_of_memory >= 15
     finally:
         robot.node.set_parameters([Parameter("visual_tokens", value=192)])
 
@@ -150,7 +150,7 @@ def kill(thread: int | None) -> None:
 
 
 def test_the_inference_thread_is_killed(robot: Robot) -> None:
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     kill(inference.thread_id)
     # It is hit when it next runs Python code: at the latest with this question.

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from svd_vlm_ros.node import images
-from svd_vlm_ros.node.images import to_rgb
+from svd_vlm_ros.node.cameras import conversion as images
+from svd_vlm_ros.node.cameras.conversion import to_rgb
 from svd_vlm_ros.pictures.messages import ENCODINGS
 
 HEIGHT, WIDTH = 6, 10

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from svd_vlm_ros.node.inference import InferenceThread
-from svd_vlm_ros.node.jobs import Job, Priority, QueueFullError
+from svd_vlm_ros.node.inference.queue import QueueFullError, QueueRefusesError, TaskQueue
+from svd_vlm_ros.node.inference.tasks import Priority, Task, Turn
+from svd_vlm_ros.node.inference.worker import Worker
 
 PATIENCE = 30.0
 
@@ -29,19 +30,45 @@ class Engine(SimpleNamespace):
         self.closed.set()
 
 
+class Job(Task):
+    """A task of a test: worked on alone, by `work(engine, job)`."""
+
+    def __init__(
+        self,
+        work: Callable[[Any, Job], Any],
+        priority: Priority,
+        on_end: Callable[[Any], None],
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        seconds: float = float("inf"),
+        patience: Callable[[], float] = lambda: float("inf"),
+        subject: Any = None,
+    ) -> None:
+        super().__init__(priority, on_end)
+        self.deadline = self.arrived + seconds
+        self.ready, self.patience, self.subject, self._work = ready, patience, subject, work
+
+    def work(self, engine: Any, batch: Any) -> list:
+        return [self._work(engine, job) for job in batch]
+
+    def failure(self, error: BaseException) -> str:
+        return repr(error)
+
+    def turn_at(self, now: float) -> Turn | None:
+        return super().turn_at(now) if self.ready() else None
+
+    @property
+    def rank(self) -> Priority:
+        late = time.monotonic() - self.arrived > self.patience()
+        return min(self.priority, Priority.QUESTION) if late else self.priority
+
+
 def make_job(
     work: Callable[[Any, Job], Any], priority: Priority = Priority.QUESTION, **options: Any
 ) -> tuple[Job, list]:
     """A job that is worked on alone, and the list of the results it ended with."""
     ends: list = []
-    job = Job(
-        lambda engine, jobs: [work(engine, job) for job in jobs],
-        priority=priority,
-        failed=repr,
-        on_end=ends.append,
-        **options,
-    )
-    return job, ends
+    return Job(work, priority, ends.append, **options), ends
 
 
 def wait_for(done: Callable[[], Any]) -> None:
@@ -57,15 +84,15 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def thread(engine: Engine) -> Iterator[InferenceThread]:
-    made = InferenceThread(lambda: engine)
+def thread(engine: Engine) -> Iterator[Worker]:
+    made = Worker(lambda: engine)
     assert made.wait_loaded(PATIENCE)
     yield made
     assert made.stop(PATIENCE)
 
 
 @pytest.fixture
-def held(thread: InferenceThread) -> Iterator[threading.Event]:
+def held(thread: Worker) -> Iterator[threading.Event]:
     """The thread is at work on a question until this is set."""
     release = threading.Event()
     began = threading.Event()
@@ -81,7 +108,7 @@ def held(thread: InferenceThread) -> Iterator[threading.Event]:
     release.set()
 
 
-def test_work_gets_the_engine_on_the_thread(thread: InferenceThread, engine: Engine) -> None:
+def test_work_gets_the_engine_on_the_thread(thread: Worker, engine: Engine) -> None:
     job, ends = make_job(lambda got, job: (got is engine, threading.get_ident()))
     thread.submit(job, 1)
     wait_for(lambda: job.ended)
@@ -90,7 +117,7 @@ def test_work_gets_the_engine_on_the_thread(thread: InferenceThread, engine: Eng
 
 
 def test_questions_go_before_descriptions_and_in_order(
-    thread: InferenceThread, held: threading.Event
+    thread: Worker, held: threading.Event
 ) -> None:
     order: list[str] = []
     jobs = []
@@ -109,7 +136,7 @@ def test_questions_go_before_descriptions_and_in_order(
 
 
 def test_patience_ends_and_gives_the_turn_of_a_question(
-    thread: InferenceThread, held: threading.Event
+    thread: Worker, held: threading.Event
 ) -> None:
     """What has waited long enough goes before the questions that came later, not before earlier."""
     order: list[str] = []
@@ -133,7 +160,7 @@ def test_patience_ends_and_gives_the_turn_of_a_question(
     assert order == ["q1", "fact", "q2", "patient"]
 
 
-def test_a_question_interrupts_a_description(thread: InferenceThread) -> None:
+def test_a_question_interrupts_a_description(thread: Worker) -> None:
     began = threading.Event()
 
     def describe(engine: Any, job: Job) -> str | None:
@@ -154,17 +181,46 @@ def test_a_question_interrupts_a_description(thread: InferenceThread) -> None:
     waiting.end(None)
 
 
-def test_a_question_does_not_interrupt_a_question(
-    thread: InferenceThread, held: threading.Event
-) -> None:
-    current = thread.current
+def test_what_waits_is_woken_and_not_polled(thread: Worker) -> None:
+    asked: list[float] = []
+    come = threading.Event()
+
+    def ready() -> bool:
+        asked.append(time.monotonic())
+        return come.is_set()
+
+    job, ends = make_job(lambda engine, job: "answer", ready=ready)
+    thread.submit(job, 1)
+    wait_for(lambda: asked)
+    time.sleep(0.2)
+    assert len(asked) == 1, "nothing has happened since"
+    come.set()
+    thread.queue.wake()
+    wait_for(lambda: ends)
+    assert ends == ["answer"]
+
+
+def test_a_drained_queue_refuses_until_it_accepts(thread: Worker) -> None:
+    thread.queue.drain()
+    job, ends = make_job(lambda engine, job: "answer")
+    with pytest.raises(QueueRefusesError):
+        thread.submit(job, 1)
+    change, changed = make_job(lambda engine, job: "changed", Priority.CONTROL)
+    thread.submit(change, 1)
+    wait_for(lambda: changed)
+    thread.queue.accept()
+    thread.submit(job, 1)
+    wait_for(lambda: ends)
+
+
+def test_a_question_does_not_interrupt_a_question(thread: Worker, held: threading.Event) -> None:
+    (current,) = thread.queue.current
     thread.submit(make_job(lambda engine, job: None)[0], 10)
-    assert current is not None
     assert current.should_stop() is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError(), SystemExit(3)])
-def test_a_failure_costs_its_job_alone(thread: InferenceThread, error: BaseException) -> None:
+def test_a_failure_costs_its_job_alone(thread: Worker, error: BaseException) -> None:
     def fail(engine: Any, job: Job) -> None:
         raise error
 
@@ -177,7 +233,7 @@ def test_a_failure_costs_its_job_alone(thread: InferenceThread, error: BaseExcep
     assert good_ends == ["fine"]
 
 
-def test_a_full_queue_takes_no_more(thread: InferenceThread, held: threading.Event) -> None:
+def test_a_full_queue_takes_no_more(thread: Worker, held: threading.Event) -> None:
     jobs = [make_job(lambda engine, job: None)[0] for _ in range(3)]
     thread.submit(jobs[0], 2)
     thread.submit(jobs[1], 2)
@@ -185,13 +241,13 @@ def test_a_full_queue_takes_no_more(thread: InferenceThread, held: threading.Eve
         thread.submit(jobs[2], 2)
     description, _ = make_job(lambda engine, job: None, Priority.DESCRIPTION)
     thread.submit(description, 2)
-    assert thread.waiting() == 3
+    assert thread.queue.waiting() == 3
     jobs[0].end("gave up")
-    assert thread.waiting(Priority.QUESTION) == 1
+    assert thread.queue.waiting(Priority.QUESTION) == 1
     thread.submit(jobs[2], 2)
 
 
-def test_a_job_ends_once(thread: InferenceThread, held: threading.Event) -> None:
+def test_a_job_ends_once(thread: Worker, held: threading.Event) -> None:
     job, ends = make_job(lambda engine, job: ends.append("worked"))
     thread.submit(job, 10)
     assert job.end("first")
@@ -212,18 +268,17 @@ def test_deadline_and_cancel() -> None:
     assert job.should_stop() == "canceled"
 
 
-def test_drain_hands_back_what_waits(thread: InferenceThread, held: threading.Event) -> None:
-    current = thread.current
+def test_drain_hands_back_what_waits(thread: Worker, held: threading.Event) -> None:
+    (current,) = thread.queue.current
     job, _ = make_job(lambda engine, job: None)
     thread.submit(job, 10)
-    assert thread.drain() == [job]
-    assert thread.waiting() == 0
-    assert current is not None
+    assert thread.queue.drain() == [job]
+    assert thread.queue.waiting() == 0
     assert current.should_stop() == "canceled"
 
 
 def test_stop_cancels_and_closes(engine: Engine) -> None:
-    thread = InferenceThread(lambda: engine)
+    thread = Worker(lambda: engine)
     began = threading.Event()
 
     def work(engine: Any, job: Job) -> str | None:
@@ -246,7 +301,7 @@ def test_stop_while_loading_closes_later(engine: Engine) -> None:
         release.wait(PATIENCE)
         return engine
 
-    thread = InferenceThread(load)
+    thread = Worker(load)
     assert not thread.wait_loaded(0.0)
     assert not thread.stop(0.0)
     assert thread.alive
@@ -260,7 +315,7 @@ def test_load_error(error: BaseException) -> None:
     def load() -> Any:
         raise error
 
-    thread = InferenceThread(load)
+    thread = Worker(load)
     assert thread.wait_loaded(PATIENCE)
     assert thread.load_error is error
     assert thread.info is None
@@ -268,20 +323,20 @@ def test_load_error(error: BaseException) -> None:
 
 
 def test_a_failure_of_the_thread_keeps_nothing(
-    thread: InferenceThread, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    thread: Worker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = InferenceThread._next
+    take = TaskQueue.take
 
     class Picture:
         pass
 
-    def breaking(self: InferenceThread) -> list[Job]:
+    def breaking(self: TaskQueue) -> list[Job]:
         jobs = take(self)
         if jobs and jobs[0].subject is not None:
             raise SystemExit("the thread fails")
         return jobs
 
-    monkeypatch.setattr(InferenceThread, "_next", breaking)
+    monkeypatch.setattr(TaskQueue, "take", breaking)
     wait_for(lambda: make_and_run(thread) == "done")  # the wait that was under way is over
     pictures = []
     for _ in range(3):
@@ -295,7 +350,7 @@ def test_a_failure_of_the_thread_keeps_nothing(
     assert thread.restarts == 3
 
 
-def make_and_run(thread: InferenceThread, **options: Any) -> Any:
+def make_and_run(thread: Worker, **options: Any) -> Any:
     job, ends = make_job(lambda *_: "done", **options)
     thread.submit(job, 100)
     wait_for(lambda: ends)
@@ -311,15 +366,15 @@ def test_a_thread_that_dies_is_replaced(engine: Engine, monkeypatch: pytest.Monk
         if len(deaths) == 1:
             raise SystemExit("dies while it accounts for a failure")
 
-    thread = InferenceThread(lambda: engine, die)
+    thread = Worker(lambda: engine, die)
     assert thread.wait_loaded(PATIENCE)
-    take = InferenceThread._next
+    take = TaskQueue.take
 
-    def failing(self: InferenceThread) -> list[Job]:
-        monkeypatch.setattr(InferenceThread, "_next", take)
+    def failing(self: TaskQueue) -> list[Job]:
+        monkeypatch.setattr(TaskQueue, "take", take)
         raise SystemExit("the thread fails")
 
-    monkeypatch.setattr(InferenceThread, "_next", failing)
+    monkeypatch.setattr(TaskQueue, "take", failing)
     assert make_and_run(thread) == "done"  # the wait that was under way; the next one fails
     wait_for(lambda: not thread.alive)
     assert make_and_run(thread) == "done"

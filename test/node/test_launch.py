@@ -16,7 +16,7 @@ if shutil.which("ros2") is None:
 
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-from svd_vlm_ros.node.parameter_list import PARAMETERS
+from svd_vlm_ros.node.parameters.declarations import PARAMETERS
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 OF_CAMERA = {"image_topic": "image", "compressed": "false", "reliability": "auto"}

@@ -71,13 +71,13 @@ def test_a_manager_takes_the_node_through_its_states(robot: Robot, manager: Mana
     assert manager.change("activate")
     assert robot.ask().status == Reply.OK
 
-    thread = weakref.ref(robot.node.inference)
+    thread = weakref.ref(robot.worker)
     assert manager.change("deactivate")
     assert manager.change("cleanup")
     assert manager.state() == "unconfigured"
     gc.collect()
     assert thread() is None, "nothing holds the model's thread"
-    assert not robot.node.cameras
+    assert not robot.cameras
 
     assert manager.change("configure")
     assert manager.change("activate")
@@ -97,7 +97,7 @@ def test_cleanup_closes_the_engine(
         SceneEngine, "close", lambda engine: (closed.append(threading.get_ident()), close(engine))
     )
     assert manager.change("configure")
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     thread = inference.thread_id
     assert manager.change("cleanup")
@@ -153,9 +153,9 @@ def test_another_model_and_other_cameras_when_it_is_activated_again(
     assert not refused.successful
     assert "deactivate it before" in refused.reason
     assert manager.change("deactivate")
-    first = robot.node.inference
+    first = robot.worker
     assert manager.change("activate")
-    assert robot.node.inference is first, "nothing has changed"
+    assert robot.worker is first, "nothing has changed"
     assert manager.change("deactivate")
     assert set_parameter("precision", "bf16").successful
     assert set_parameter("camera.camera.topic", "elsewhere").successful
@@ -163,7 +163,7 @@ def test_another_model_and_other_cameras_when_it_is_activated_again(
     robot.show(image_message(picture(1)))
     reply = robot.ask()
     assert (reply.status, reply.stats.precision) == (Reply.OK, "bf16")
-    assert robot.node.cameras["camera"].topic == "/elsewhere"
+    assert robot.cameras["camera"].topic == "/elsewhere"
 
     assert manager.change("deactivate")
     assert set_parameter("model", "nobody/nothing").successful
@@ -271,7 +271,7 @@ def test_deactivate_ends_what_waits(robot: Robot, monkeypatch: pytest.MonkeyPatc
     current = robot.send()
     assert began.wait(60)
     waiting = robot.send()
-    wait_until(lambda: robot.node.inference.waiting() == 1)
+    wait_until(lambda: robot.worker.queue.waiting() == 1)
     assert manager.change("deactivate")
     reply = robot.result(waiting)
     assert reply.status == Reply.NOT_ACTIVE

@@ -8,7 +8,7 @@ import pytest
 from robot import Robot, image_message, picture, wait_until
 from sensor_msgs.msg import Image
 
-from svd_vlm_ros.node import overlay
+from svd_vlm_ros.node.interfaces import overlay
 from svd_vlm_ros.srv import AskScene
 
 
@@ -16,11 +16,11 @@ def test_overlay(robot: Robot) -> None:
     robot.start(visual_tokens=32)
     shown = robot.show(image_message(picture(1), "front"))
     assert robot.ask().status == AskScene.Response.OK
-    assert robot.node.overlay._thread is None, "nobody looks: nothing was begun"
+    assert robot.node._overlay._thread is None, "nobody looks: nothing was begun"
 
     got: list[Image] = []
     listener = robot.other.create_subscription(Image, "perception/overlay", got.append, 1)
-    wait_until(lambda: robot.node.overlay.wanted)
+    wait_until(lambda: robot.node._overlay.wanted)
     reply = robot.ask(choices=["yes", "no"])
     assert reply.status == AskScene.Response.OK
     made = wait_until(lambda: got and got[-1])
@@ -34,10 +34,10 @@ def test_overlay(robot: Robot) -> None:
     assert 0.0 < bright < 0.5, "32 of 576 patches are kept, the rest is dimmed"
 
     robot.other.destroy_subscription(listener)
-    wait_until(lambda: not robot.node.overlay.wanted)
-    drawn = robot.node.overlay.drawn
+    wait_until(lambda: not robot.node._overlay.wanted)
+    drawn = robot.node._overlay.drawn
     assert robot.ask().status == AskScene.Response.OK
-    assert robot.node.overlay.drawn == drawn
+    assert robot.node._overlay.drawn == drawn
 
 
 def test_what_cannot_be_drawn_costs_no_answer(
@@ -47,7 +47,7 @@ def test_what_cannot_be_drawn_costs_no_answer(
     robot.show(image_message(picture(1)))
     got: list[Image] = []
     robot.other.create_subscription(Image, "perception/overlay", got.append, 1)
-    wait_until(lambda: robot.node.overlay.wanted)
+    wait_until(lambda: robot.node._overlay.wanted)
     with monkeypatch.context() as patch:
         patch.setattr(overlay, "draw_overlay", lambda *_: 1 / 0)
         assert robot.ask().status == AskScene.Response.OK

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 from dataclasses import fields
@@ -16,14 +17,14 @@ from rclpy.parameter import Parameter
 from robot import Robot, image_message, picture, wait_until
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.node.parameter_list import (
+from svd_vlm_ros.node.parameters.declarations import (
     CAMERA_PARAMETERS,
     FACT_PARAMETERS,
     PARAMETERS,
 )
-from svd_vlm_ros.node.parameter_spec import Spec, When
+from svd_vlm_ros.node.parameters.settings import Settings, parse_options
 from svd_vlm_ros.node.perception_node import PerceptionNode
-from svd_vlm_ros.node.settings import Settings, parse_options
+from svd_vlm_ros.ros.parameters import Spec, When
 from svd_vlm_ros.srv import AskScene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,19 @@ def test_the_page_has_every_parameter_with_its_default() -> None:
             rf"^\| `(?:[a-z]+\.<name>\.)?{spec.name}` \|.*?\|.*?\| (\w+) \|", page, re.M
         )
         assert spec.when.value in when, f"docs/node.md says of {spec.name}: {when}"
+
+
+def test_the_launch_file_has_the_nodes_defaults() -> None:
+    """Read without launch, which is not on PyPI; `test_launch.py` runs it where there is ROS."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "launch" / "perception.launch.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DeclareLaunchArgument":
+            default = next(one.value for one in node.keywords if one.arg == "default_value")
+            found[ast.literal_eval(node.args[0])] = getattr(default, "value", None)
+    wanted = {spec.name: spec.default for spec in PARAMETERS if spec.name in found}
+    assert len(wanted) > 5
+    for name, default in wanted.items():
+        assert yaml.safe_load(found[name]) == default, name
 
 
 def test_every_parameter_reaches_the_settings() -> None:

@@ -21,7 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 
 from svd_vlm_ros.action import StreamAnswer
-from svd_vlm_ros.node.process import END_WITHIN
+from svd_vlm_ros.ros.process import END_WITHIN
 
 PATIENCE = 90.0  # s; a bound against hanging
 NODE, CAMERA = "svd_vlm_ros.node.perception", "svd_vlm_ros.scout.camera"
@@ -202,7 +202,7 @@ def test_missing_weights_end_it_with_one_message(start: Start) -> None:
 def test_weights_are_looked_for_without_torch() -> None:
     looked = (
         "import sys; from svd_vlm_ros.errors import UserError\n"
-        "from svd_vlm_ros.node.loading import check_model\n"
+        "from svd_vlm_ros.node.inference.loader import check_model\n"
         "try: check_model('nobody/nothing')\n"
         "except UserError as error: print(error)\n"
         "assert 'torch' not in sys.modules"

@@ -13,16 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_vlm_ros.facts import MAX_CHOICES
-from svd_vlm_ros.node.freshness import choose_frame, image_age, late_refusal
-from svd_vlm_ros.node.requests import (
-    NANOSECONDS,
-    Frame,
-    Limits,
-    Question,
-    RequestError,
-    Status,
-    check_request,
-)
+from svd_vlm_ros.node.cameras.frames import NANOSECONDS, Frame
+from svd_vlm_ros.node.inference.freshness import choose_frame, image_age, late_refusal
+from svd_vlm_ros.node.inference.questions import Question, check_request
+from svd_vlm_ros.node.inference.replies import RequestError, Status
+from svd_vlm_ros.node.parameters.settings import Limits
 from svd_vlm_ros.srv import AskScene
 
 LIMITS = Limits(
@@ -77,7 +72,7 @@ def test_what_is_asked_for_goes_before_the_settings() -> None:
 
 
 def test_no_limit_of_age() -> None:
-    limits = Limits(cameras=("front",), max_image_age=0.0)
+    limits = replace(LIMITS, max_image_age=0.0)
     assert check_request(request(), limits).max_image_age == math.inf
 
 
@@ -136,7 +131,7 @@ def test_any_request_is_checked_or_refused(asked: SimpleNamespace) -> None:
 
 
 def test_no_picture_yet() -> None:
-    with pytest.raises(RequestError, match="'front' has sent no picture on /image") as error:
+    with pytest.raises(RequestError, match="'front' has sent no image on /image") as error:
         choose_frame(Question("?", "front"), None, "/image", 0, 0.0)
     assert error.value.status is Status.NO_IMAGE
 
@@ -146,13 +141,13 @@ def test_not_before_waits_for_a_picture() -> None:
     assert choose_frame(question, None, "/image", 0, 0.0) is None
     assert choose_frame(question, frame(9.999), "/image", 11 * NANOSECONDS, 0.0) is None
     exact = frame(10.0)
-    assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0) is exact
+    assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0).frame is exact
 
 
 def test_stale_picture() -> None:
     question = Question("?", "front", max_image_age=2.0)
     fresh = frame(8.0)
-    assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0) is fresh
+    assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0).frame is fresh
     with pytest.raises(RequestError, match=r"4\.0 s old by its stamp") as error:
         choose_frame(question, frame(6.0), "/image", 10 * NANOSECONDS, 1.0)
     assert error.value.status is Status.STALE_IMAGE
@@ -175,7 +170,7 @@ def test_a_clock_that_was_set_back() -> None:
     assert choose_frame(question, before, "/image", 10 * NANOSECONDS, 53.0) is None
     refusal = late_refusal(question, before, "/image", False, 10 * NANOSECONDS, 53.0)
     assert refusal.status is Status.STALE_IMAGE
-    assert choose_frame(question, before, "/image", 101 * NANOSECONDS, 53.0) is before
+    assert choose_frame(question, before, "/image", 101 * NANOSECONDS, 53.0).frame is before
 
 
 def test_age_by_stamp_or_arrival() -> None:

@@ -13,7 +13,7 @@ from robot import Robot, Spinner, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from svd_vlm_ros.node.images import to_rgb
+from svd_vlm_ros.node.cameras.conversion import to_rgb
 from svd_vlm_ros.scout.camera_node import ScoutCamera
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.node.jobs import Priority
+from svd_vlm_ros.node.inference.tasks import Priority
 from svd_vlm_ros.srv import AskScene
 
 Reply = AskScene.Response
@@ -92,6 +92,10 @@ def assert_good_answer(robot: Robot) -> None:
     assert reply.answer == expected(picture(0))
 
 
+def nanoseconds(stamp: Any) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -> None:
     """Two cameras by turns, a new picture each time."""
     answers = []
@@ -109,20 +113,25 @@ def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -
 
 
 def test_stats(robot: Robot) -> None:
-    robot.show(image_message(picture(20), "front"), "front")
-    first, second = robot.ask(), robot.ask()
+    taken = nanoseconds(robot.show(image_message(picture(20), "front"), "front").header.stamp)
+    asked = nanoseconds(robot.stamp())
+    first = robot.ask()
+    replied, second = nanoseconds(robot.stamp()), robot.ask()
     stats = first.stats
     assert (stats.model, stats.precision, stats.selector) == ("random:tiny", "fp32", "svd-cover")
     assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (192, 576)
     assert 192 < stats.prompt_tokens < 330
-    assert 0 < stats.answer_tokens <= LIMIT
+    engine = reference_engine()
+    wanted = engine.ask(engine.see(picture(20)), QUESTION, max_new_tokens=LIMIT)
+    assert stats.answer_tokens == wanted.answer_tokens
     assert stats.encode_seconds > 0
     assert stats.select_seconds > 0
     assert stats.prefill_seconds > 0
     assert stats.time_to_first_token > stats.encode_seconds
-    assert stats.image_age >= 0
-    assert 0 < first.confidence <= 1
-    assert first.finish_reason in ("stop", "length")
+    assert asked - taken <= stats.image_age * 1e9 + 1e6, "it is the age when the answer began"
+    assert stats.image_age * 1e9 <= replied - taken + 1e6
+    assert first.confidence == pytest.approx(wanted.confidence, abs=1e-4)
+    assert first.finish_reason == wanted.finish_reason
     assert list(first.probabilities) == []
     assert not stats.scene_reused
     assert second.stats.scene_reused
@@ -256,7 +265,7 @@ def test_truncated_jpeg(robot: Robot) -> None:
 
 def test_not_before_waits_for_a_newer_picture(robot: Robot) -> None:
     future = robot.send(camera="front", not_before=robot.stamp())
-    other = robot.ask(camera="rear") if robot.node.cameras["rear"].latest else None
+    other = robot.ask(camera="rear") if robot.cameras["rear"].latest else None
     assert other is None or other.status == Reply.OK, "others go on meanwhile"
     assert not future.done()
     shown = robot.show(image_message(picture(50), "front"), "front")
@@ -308,11 +317,11 @@ def test_timeout_within_an_answer(robot: Robot, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_full_queue(robot: Robot, busy: threading.Event) -> None:
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     size = robot.node.settings.queue_size
     waiting = [robot.send() for _ in range(size)]
-    wait_until(lambda: inference.waiting(Priority.QUESTION) == size)
+    wait_until(lambda: inference.queue.waiting(Priority.QUESTION) == size)
     reply = robot.ask()
     assert reply.status == Reply.BUSY
     assert f"{size} questions wait" in reply.message
@@ -358,7 +367,7 @@ def test_the_model_works_on_its_own_thread(robot: Robot, monkeypatch: pytest.Mon
     robot.show(image_message(picture(60), "front"), "front")
     assert robot.ask().status == Reply.OK
     assert robot.ask(choices=["yes", "no"]).status == Reply.OK
-    inference = robot.node.inference
+    inference = robot.worker
     assert inference is not None
     assert all(seen == {inference.thread_id} for seen in threads.values())
     assert inference.thread_id != robot.executor_thread
@@ -368,7 +377,7 @@ def test_requests_are_answered_while_the_model_is_busy(robot: Robot, busy: threa
     """The executor is free: it refuses, takes pictures, and serves parameters meanwhile."""
     assert robot.ask(question="").status == Reply.BAD_REQUEST
     shown = robot.show(image_message(picture(70), "front"), "front")
-    assert robot.node.cameras["front"].latest.message.header == shown.header
+    assert robot.cameras["front"].latest.message.header == shown.header
     future = robot.send(camera="front")
     busy.set()
     assert robot.result(future).header == shown.header, "the newest picture when its turn came"

@@ -14,7 +14,7 @@ from robot import Robot, image_message, picture, reference_engine, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
-from svd_vlm_ros.node.change import difference, thumbnail
+from svd_vlm_ros.node.cameras.thumbnails import difference, thumbnail
 from svd_vlm_ros.srv import AskScene
 
 COLOURS = ["red", "green", "blue"]
@@ -48,7 +48,7 @@ def pictures_seen(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> list:
     see = SceneEngine.see
 
     def counted(engine: SceneEngine, image: Any, **options: Any) -> Any:
-        if threading.get_ident() == robot.node.inference.thread_id:
+        if threading.get_ident() == robot.worker.thread_id:
             seen.append(image)
         return see(engine, image, **options)
 
@@ -206,7 +206,7 @@ def test_a_picture_without_news_is_not_described_again(
     assert again.stats.encode_seconds == again.stats.decode_seconds == 0
     assert again.header == first.header, "the picture that the words are about"
     assert [fact.value for fact in again.facts] == [fact.value for fact in got[0].facts]
-    wait_until(lambda: robot.node.snapshot().repeated >= 1)
+    wait_until(lambda: robot.node.health.snapshot().repeated >= 1)
     assert robot.ask().header == second.header, "a question always gets the newest picture"
 
     small = noisy.copy()
@@ -228,7 +228,7 @@ def test_another_system_prompt_is_news_and_heard(robot: Robot) -> None:
     length = robot.ask().stats.prompt_tokens
     (done,) = set_parameters(robot, system_prompt="be brief and kind.")
     assert done.successful
-    wait_until(lambda: robot.node.engine.system_prompt)
+    wait_until(lambda: robot.worker.info.system_prompt)
     said = shown_and_told(robot, got, 1, "camera")
     assert not said.stats.scene_reused, "words after another prompt are other words"
     assert said.stats.prompt_tokens > plain.stats.prompt_tokens

@@ -140,7 +140,7 @@ def test_three_cameras_and_four_clients(robot: Robot, monkeypatch: pytest.Monkey
 
     cameras = Cameras(robot)
     try:
-        wait_until(lambda: all(one.latest for one in robot.node.cameras.values()))
+        wait_until(lambda: all(one.latest for one in robot.cameras.values()))
         robot.stream(question="files 0?", camera="files").end()  # its client is made by one thread
         threads = [
             threading.Thread(target=client, args=arguments)
@@ -167,6 +167,6 @@ def test_three_cameras_and_four_clients(robot: Robot, monkeypatch: pytest.Monkey
     assert counts["stream"][Reply.OK] > 0
     assert set(counts["cancel"]) <= {Reply.OK, Reply.CANCELED}
     assert set(counts["late"]) <= {Reply.OK, Reply.TIMEOUT, Reply.STALE_IMAGE}
-    assert robot.node.snapshot().waiting == 0
-    told = Counter(robot.node.snapshot().by_status)
+    assert robot.node.health.snapshot().waiting == 0
+    told = Counter(robot.node.health.snapshot().by_status)
     assert sum(told.values()) == len(ends) + 1, "every request was counted, and none twice"

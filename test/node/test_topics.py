@@ -43,7 +43,7 @@ def test_descriptions_of_each_camera(robot: Robot) -> None:
         assert said.stats.visual_tokens_kept == 192
     # One description a message, however many periods pass; `show` may send one more than once.
     assert robot.ask(camera="rear").status == AskScene.Response.OK
-    assert len(got) <= sum(camera.received for camera in robot.node.cameras.values())
+    assert len(got) <= sum(camera.received for camera in robot.cameras.values())
     robot.node.set_parameters([Parameter("description_period", value=0.0)])
     assert robot.ask(camera="rear").status == AskScene.Response.OK
     told = len(got)
@@ -93,7 +93,7 @@ def test_descriptions_after_deactivate(robot: Robot, monkeypatch: pytest.MonkeyP
     for camera in ("front", "rear"):
         robot.show(image_message(picture(1), camera), camera)
     assert began.wait(60)
-    wait_until(lambda: robot.node.inference.waiting() == 1)
+    wait_until(lambda: robot.worker.queue.waiting() == 1)
     robot.node.trigger_deactivate()
     release.set()
     robot.node.trigger_activate()
