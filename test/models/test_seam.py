@@ -27,7 +27,6 @@ ALLOWED = {
     "selection/trim.py": "the paper's own words",
     "selection/inside/sparsevlm.py": "the paper's table of 576 tokens",
     "models/weights/": "the figures of LLaVA-1.5-7B that its choices were measured with",
-    "node/requests.py": "refuses the name of LLaVA's image token; goes when the prompt decides",
 }
 
 

@@ -80,11 +80,15 @@ def stepper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stepper]:
 
 
 def same(result: Any, reply: Any) -> None:
-    """Result and response have the same fields; only times and the reuse may differ."""
+    """Result and response have the same fields; only times and the reuse may differ.
+
+    The first question on a scene is read in one pass with the image, so that some CPUs add up in
+    another order: the last digit of a float32 is free.
+    """
     for name in ("status", "message", "header", "camera", "answer", "finish_reason"):
         assert getattr(result, name) == getattr(reply, name), name
-    assert list(result.probabilities) == list(reply.probabilities)
-    assert result.confidence == reply.confidence
+    assert list(result.probabilities) == pytest.approx(list(reply.probabilities), abs=1e-6)
+    assert result.confidence == pytest.approx(reply.confidence, abs=1e-6)
     assert result.stats.answer_tokens == reply.stats.answer_tokens
 
 

@@ -76,13 +76,18 @@ def test_no_limit_of_age() -> None:
     assert check_request(request(), limits).max_image_age == math.inf
 
 
+def test_the_names_of_special_tokens_are_left_to_the_models_prompt() -> None:
+    """It breaks them up in questions and choices (test/models/test_prompt.py)."""
+    asked = check_request(request(question="what is <image>?", choices=["<image>", "</s>"]), LIMITS)
+    assert (asked.prompt, asked.choices) == ("what is <image>?", ("<image>", "</s>"))
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
         ({"question": ""}, "empty"),
         ({"question": " \n\t"}, "empty"),
         ({"question": "x" * 201}, "201 characters"),
-        ({"question": "what is <image>?"}, "<image>"),
         ({"camera": "left"}, "front, rear"),
         ({"choices": ["yes"]}, "1 choices"),
         ({"choices": [str(number) for number in range(MAX_CHOICES + 1)]}, "65 choices"),

@@ -71,10 +71,6 @@ def check_request(message: AskMessage, limits: Limits) -> Question:
             f"The question has {len(text)} characters, but {limits.max_question_length} is the "
             "most: shorten it, or raise the parameter max_question_length."
         )
-    if "<image>" in text:
-        raise _bad(
-            "The question contains '<image>', which stands for the image itself: leave it out."
-        )
     tokens = message.max_new_tokens or limits.max_new_tokens
     if tokens > MAX_NEW_TOKENS:
         raise _bad(f"max_new_tokens is {tokens}: ask for {MAX_NEW_TOKENS} at most.")
