@@ -68,6 +68,9 @@ def bench(
         typer.Option("--save", metavar="PATH", help="Also write PATH.md and PATH.json."),
     ] = None,
     as_json: options.AsJson = False,
+    part: Annotated[
+        bool, typer.Option("--part", hidden=True, help="One of several processes of this command.")
+    ] = False,
 ) -> None:
     """Measure answers, further questions and selectors, against transformers' generate.
 
@@ -83,6 +86,8 @@ def bench(
             raise typer.BadParameter(
                 f"there is no precision '{each}': take one of {', '.join(PRECISIONS)}"
             )
+    from svd_vlm_ros.bench.run import BenchSettings
+
     asked = precisions
     if options.Precision.AUTO.value in (*precisions, stock):
         precisions, stock = _resolve(model, device, cpu_threads, precisions, stock)
@@ -100,9 +105,18 @@ def bench(
     chosen = {name: value for name, value in chosen.items() if value != ""}
     words = [word for name, value in chosen.items() for word in (name, str(value))]
     command = shlex.join(["svd-vlm", "bench", *words, "--precision", ",".join(asked)])
+    # All of them, so that a mistake is found before anything was measured.
+    settings = {
+        each: BenchSettings(
+            *(model, each, device, cpu_threads, rows, rounds, answer_tokens),
+            *(selector, tables, stock),
+        )
+        for each in precisions
+    }
     records: list[dict[str, Any]] = []
     try:
-        alone = [stock] if not rows and stock not in (*precisions, NO_STOCK) else []
+        with_stock = part or rows or stock in (*precisions, NO_STOCK)
+        alone = [] if with_stock else [stock]
         for each in alone:  # what all is compared with, and nothing else of that precision
             more = ["--precision", each, "--rows", STOCK, "--tables", "answers"]
             _in_a_process([*words, *more], records)
@@ -110,15 +124,11 @@ def bench(
             if len(precisions) + len(alone) > 1:
                 _in_a_process([*words, "--precision", each], records)
             else:
-                from svd_vlm_ros.bench.run import BenchSettings, measure
+                from svd_vlm_ros.bench.run import measure
 
-                settings = BenchSettings(
-                    *(model, each, device, cpu_threads, rows, rounds, answer_tokens),
-                    *(selector, tables, stock),
-                )
                 records.append({})
                 with _progress(each) as watch:
-                    measure(settings, watch, records[0])
+                    measure(settings[each], watch, records[0])
             _save(save, records, command)  # a later precision may fail
     finally:
         # What was measured before something failed is shown all the same: it took minutes.
@@ -160,7 +170,7 @@ _BENCH = "import sys; sys.path.remove(''); from svd_vlm_ros.cli.main import main
 def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     """Measure one precision in a process of its own, so that none counts another's memory."""
     done = subprocess.run(
-        [sys.executable, "-c", _BENCH, "bench", *words, "--json"],
+        [sys.executable, "-c", _BENCH, "bench", *words, "--json", "--part"],
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),

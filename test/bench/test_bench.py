@@ -234,6 +234,22 @@ def test_the_command_writes_its_tables_after_each_precision(svd_vlm, tmp_path):
     assert "| stock 576 |" in (tmp_path / "a" / "b.md").read_text()
 
 
+@pytest.mark.timeout(400)  # three processes
+def test_stock_in_another_precision_is_measured_once(svd_vlm):
+    """In a process of its own, which starts no further one."""
+    ran = svd_vlm(
+        *("bench", "--model", "random:tiny", "--precision", "fp32", "--stock", "bf16"),
+        *("--rounds", "1", "--answer-tokens", "2", "--device", "cpu", "--tables", "answers"),
+        "--json",
+        timeout=390,
+    )
+    assert ran.status == 0, ran.err
+    stock, ours = json.loads(ran.out)
+    assert [row["name"] for row in stock["answers"]] == ["stock"]
+    assert "stock" not in [row["name"] for row in ours["answers"]]
+    assert ours["answers"][0]["speedup"]["answer"] > 0
+
+
 def test_a_checkout_in_the_current_folder_is_not_measured(tmp_path):
     decoy = tmp_path / "svd_vlm_ros"
     decoy.mkdir()
