@@ -2,8 +2,9 @@
 """The files within CompressedImage messages, decoded to RGB: JPEG, PNG and WebP.
 
 A decoder fills what is missing of a damaged JPEG by guessing and goes on, with a warning at most.
-Here such an image is refused: simplejpeg (libjpeg-turbo) turns the warnings into errors; OpenCV
-prints them to stderr and Pillow drops them. A PNG has checksums, which `files` has compared.
+Here such an image is refused: `jpeg_scan` reads the data as strictly as an encoder writes them, and
+simplejpeg (libjpeg-turbo) turns its warnings into errors, which OpenCV prints to stderr and Pillow
+drops. A PNG has checksums, which `files` has compared.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import simplejpeg
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.pictures.files import JPEG_START
+from svd_vlm_ros.pictures.jpeg_scan import REASONS, Finding, scan_jpeg
 
 
 class DamagedError(UserError):
-    """A part of the image is missing or changed; `reason` in the decoder's words."""
+    """A part of the image is missing or changed; `reason` says what was found."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -57,6 +59,9 @@ def check_jpeg(data: bytes) -> None:
 
 
 def _decode_jpeg(data: memoryview, strict: bool, smallest: bool = False) -> np.ndarray | None:
+    finding = scan_jpeg(data) if strict else Finding.WHOLE
+    if finding is not Finding.WHOLE:
+        raise DamagedError(REASONS[finding])
     try:
         grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
         pixels: np.ndarray = simplejpeg.decode_jpeg(
