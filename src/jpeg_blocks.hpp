@@ -40,7 +40,8 @@ struct Part {
   const Huffman *dc, *ac;
   const int *quantization;
   int across, down;  // blocks of an MCU
-  const DcLook *dc_look = nullptr;  // of sequential scans
+  int largest_dc = 0;  // of sequential scans, as the next two
+  const DcLook *dc_look = nullptr;
   const AcLook *ac_look = nullptr;
 };
 
@@ -74,23 +75,29 @@ inline Finding sequential_dc(const Part &part, Cursor &bits) {
   bits.fill();
   const int entry = (*part.dc_look)[bits.look(kLook)];
   if (entry == 0) return dc(part, 0, bits);
-  bits.skip(entry & 0xff);
+  bits.skip(entry & 63);
   int &last = part.component->last_dc;
   last += entry >> 8;
-  return in_range(last, part.quantization[0]) ? kWhole : kRange;
+  return static_cast<unsigned>(last + part.largest_dc) <= 2u * part.largest_dc ? kWhole : kRange;
 }
 
 inline Finding sequential_ac(const Part &part, Cursor &bits) {
   const AcLook &look = *part.ac_look;
   for (int k = 1; k < 64;) {
-    bits.fill();
-    const unsigned entry = look[bits.look(kLook)];
-    const int passed = k + static_cast<int>(entry >> 8);
+    bits.fill();  // enough for two looks
+    unsigned entry = look[bits.look(kLook)];
+    int passed = k + static_cast<int>(entry >> 8);
     if (passed < 64) {
       k = passed;
-      bits.skip(entry & 0xff);
+      bits.skip(entry & 63);
+      entry = look[bits.look(kLook)];
+      passed = k + static_cast<int>(entry >> 8);
+    }
+    if (passed < 64) {
+      k = passed;
+      bits.skip(entry & 63);
     } else if (passed >= AcLook::kEnd && passed < AcLook::kEnd + 64) {
-      bits.skip(entry & 0xff);
+      bits.skip(entry & 63);
       return kWhole;
     } else {  // one code alone
       const int symbol = part.ac->next(bits);

@@ -18,6 +18,9 @@
 
 namespace {
 
+// Of two steps of quantization side by side: encoders' tables run smoothly (2 is usual, 4 a lot), changed bytes do not.
+constexpr int kMostRatio = 16;
+
 class Reader {
  public:
   Reader(const uint8_t *data, int64_t size) : at_(data), end_(data + size) {}
@@ -70,7 +73,8 @@ class Reader {
       for (int k = 0; k < 64; ++k) {
         const uint8_t *value = from + 1 + k * (1 + wide);
         quantization_[number][k] = wide ? value[0] << 8 | value[1] : value[0];
-        if (quantization_[number][k] == 0) return kHeader;
+        const int step = quantization_[number][k], last = quantization_[number][k > 0 ? k - 1 : 0];
+        if (step == 0 || step > kMostRatio * last || last > kMostRatio * step) return kHeader;
       }
       from += 1 + bytes;
       size -= 1 + bytes;
@@ -215,6 +219,7 @@ class Reader {
       const auto dc = dc_looks.try_emplace(part.dc);
       if (dc.second) dc.first->second.set(*part.dc);
       part.dc_look = &dc.first->second;
+      part.largest_dc = (kLargest + part.quantization[0]) / part.quantization[0];
       const int safe = safe_bits(part.quantization);
       const auto ac = ac_looks.try_emplace({part.ac, safe});
       if (ac.second) ac.first->second.set(*part.ac, safe);

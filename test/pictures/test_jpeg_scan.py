@@ -111,6 +111,10 @@ CASES = {
         BASELINE.replace(b"\xff\xdb\x00\x43\x00\x02", b"\xff\xdb\x00\x43\x00\x00", 1),
         Finding.HEADER,
     ),
+    "a table that leaps": (
+        BASELINE.replace(b"\xff\xdb\x00\x43\x00\x02", b"\xff\xdb\x00\x43\x00\x82", 1),
+        Finding.HEADER,
+    ),
     "a symbol of two codes": (
         BASELINE.replace(b"\x01\x02\x03\x04\x05\x06", b"\x01\x02\x03\x04\x05\x02", 1),
         Finding.HEADER,
