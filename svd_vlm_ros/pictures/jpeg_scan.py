@@ -9,10 +9,13 @@ decoding; the GIL is released.
 from __future__ import annotations
 
 import ctypes
+import functools
 from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
+
+from svd_vlm_ros.errors import UserError
 
 LIBRARY = Path(__file__).with_name("libsvd_vlm_jpeg.so")
 
@@ -44,17 +47,23 @@ REASONS = {
     Finding.INCOMPLETE: "some of its coefficients never came",
 }
 
-try:
-    _library = ctypes.CDLL(str(LIBRARY))
-except OSError as error:
-    raise ImportError(
-        f"{LIBRARY} cannot be loaded ({error}), without which no JPEG can be checked for damage: "
-        "build and install the package again"
-    ) from error
-_library.svd_vlm_scan_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-
 
 def scan_jpeg(data: bytes | memoryview) -> Finding:
-    """Read the file through, up to its end marker, without computing a pixel."""
+    """Read the file through, up to its end marker, without computing a pixel.
+
+    Raises `UserError` if the library is missing: a JPEG that was not checked is not shown.
+    """
     array = np.frombuffer(data, np.uint8)
-    return Finding(_library.svd_vlm_scan_jpeg(array.ctypes.data, array.size))
+    return Finding(_library().svd_vlm_scan_jpeg(array.ctypes.data, array.size))
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise UserError(
+            f"JPEGs cannot be checked for damage ({error}): build and install the package again"
+        ) from error
+    library.svd_vlm_scan_jpeg.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    return library

@@ -14,7 +14,7 @@ Read row by row, these are as many D one behind the other as a row has MCUs, wit
 behind. A shift from a row's first MCUs on has a straight edge, as a horizon or the bars of a film
 have, and is not looked for; nor is one that begins in the first row or the last. Stairs of one step
 in a drawing whose edges lie on the MCUs' are the same pixels: what has no noise at all is passed.
-A robot that is refused its images stands still, so all that is doubtful is passed too: about half
+A robot that is refused its images stands still, so all that is doubtful is passed too: some half
 of the shifts are found, most of them where an image has few edges of its own.
 """
 
@@ -32,7 +32,7 @@ _SHARES, _LEAST_SHARE = {8: 0.9, 16: 0.8, 32: 0.8}, 0.75
 _AGREE = 0.15  # of the step: what the groups' medians may be off, in an image without noise
 _BORDER, _AGREE_AT_BORDER = 3, 0.25  # MCUs at each border, whose median is to be the step
 _GARBAGE = 0.25  # of a row: MCUs before the shift that make no sense, until the codes are in step
-_COUNTED = 0.5  # of the MCUs, at least; what is black or white and does not jump tells nothing
+_COUNTED = 0.8  # of the MCUs, at least; what is black or white and does not jump tells nothing
 _FEWEST, _LEAST_COLUMNS = 2, 12  # MCUs of each group, and of a row
 _DRAWN = 0.75  # of the jumps: if more are the same within _EXACT, the image was drawn, not taken
 _EXACT = 0.5
@@ -134,7 +134,7 @@ def _shift(steps: np.ndarray, counted: np.ndarray, share: float) -> tuple[int, f
     means = (sums[columns:] - sums[:-columns]) / np.maximum(counts[columns:] - counts[:-columns], 1)
     begin = 1 + int(np.abs(means[1:columns]).argmax())
     window = slice(begin, begin + columns)
-    if counted[window].sum() < _COUNTED * columns:
+    if min(counted[window].mean(), counted.mean()) < _COUNTED:
         return None
     step = float(np.median(steps[window][counted[window]]))
     if abs(step) < LEAST:

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.pictures import jpeg_scan
 from svd_vlm_ros.pictures.decoding import DamagedError
 from svd_vlm_ros.pictures.jpeg_scan import LIBRARY, REASONS, Finding, scan_jpeg
 from svd_vlm_ros.pictures.messages import to_rgb
@@ -171,5 +173,9 @@ def test_random_damage_is_found_or_not_but_never_crashes() -> None:
     assert found >= set(Finding) - {Finding.INCOMPLETE}
 
 
-def test_the_library_lies_beside_the_module() -> None:
-    assert LIBRARY.is_file()
+def test_without_the_library_no_jpeg_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg_scan, "LIBRARY", LIBRARY.with_name("missing.so"))
+    jpeg_scan._library.cache_clear()
+    with pytest.raises(UserError, match="cannot be checked for damage"):
+        to_rgb(SimpleNamespace(format="jpeg", data=BASELINE))
+    jpeg_scan._library.cache_clear()
