@@ -99,12 +99,15 @@ class SceneCache:
                 message, settings.max_image_pixels, allow_damaged=settings.allow_damaged_images
             )
         except UserError as error:
-            if isinstance(error, DamagedError) and self._damaged.get(camera) is not message:
-                self._damaged[camera] = message
-                self.damaged[camera] += 1
+            advice = "check its driver"
+            if isinstance(error, DamagedError):
+                advice = "check its cable and bandwidth, or set the parameter allow_damaged_images"
+                if self._damaged.get(camera) is not message:
+                    self._damaged[camera] = message
+                    self.damaged[camera] += 1
             raise RequestError(
                 Status.NO_IMAGE,
-                f"The newest image of camera '{camera}' cannot be read: {error}; check its driver.",
+                f"The newest image of camera '{camera}' cannot be read: {error}; {advice}.",
             ) from error
 
 
