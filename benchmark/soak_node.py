@@ -170,7 +170,7 @@ def main() -> None:
     warm = warm_up(options)
     memory: Memory | None = None  # from the end of the warm-up on
     begun = saved = looked = time.monotonic()
-    broken: float | None = None  # when the next fault is due, once there are requests
+    broken: float | None = None  # when the next fault is due, once requests are answered
 
     def tell() -> None:
         if memory is not None:
@@ -193,7 +193,8 @@ def main() -> None:
             memory.look()
         if now - saved >= SAVE_EVERY:
             saved = now
-            if broken is None and options["fault_every"] and node.health.snapshot().by_status:
+            asked = node.active is not None and node.health.snapshot().by_status
+            if broken is None and options["fault_every"] and asked:
                 broken = now
             threading.Thread(target=tell).start()  # the disk must not make the timer late
     tell()
