@@ -31,10 +31,11 @@ def scene(engine):
 
 def alike(answer, other):
     """Whether two answers say the same. Their chances differ in the last bits: the picture is read
-    with the first question, and a pass over more rows adds up in another order.
+    with the first question, and a pass over more rows adds up in another order (with AVX2 alone up
+    to 1.1e-5 of a probability of 0.003 was seen).
     """
     chances = (*answer.probabilities, answer.confidence)
-    wanted = pytest.approx((*other.probabilities, other.confidence), rel=1e-5)
+    wanted = pytest.approx((*other.probabilities, other.confidence), rel=3e-5)
     said = answer.token_ids, answer.finish_reason, answer.prompt_tokens
     return said == (other.token_ids, other.finish_reason, other.prompt_tokens) and chances == wanted
 
