@@ -182,7 +182,7 @@ def test_the_answer_is_right_or_there_is_no_image(robot: Robot) -> None:
         what, message, truth, damaged = case(np.random.default_rng(number))
         camera = what.split()[0]
         shown = robot.show(message, camera)
-        reply = robot.ask(QUESTION, choices=GROUNDS, camera=camera)
+        reply = robot.ask(QUESTION, choices=GROUNDS, camera=camera, timeout=90.0)
         if reply.status == Response.OK:
             assert reply.header == shown.header
             ended["right, though damaged" if damaged else "right"] += 1
