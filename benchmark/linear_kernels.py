@@ -5,7 +5,7 @@
 
 Prints, for the two shapes of Llama-7B's linear layers and 1 to 576 rows, milliseconds and how many
 times as fast as the first line, torch's own layer in the dtype that this class of CPU multiplies
-(bfloat16 with AVX-512, else float32), with the relative error of the product. Times are of the
+(bfloat16 or float32), with the relative error of the product. Times are of the
 process on its core, not of the clock, so that a busy machine spoils them less; with several threads
 they add up. What took more than two seconds is not tried with more rows.
 """

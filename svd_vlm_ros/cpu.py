@@ -74,8 +74,8 @@ def has_avx512() -> bool:
 def computes_bfloat16() -> bool:
     """Whether this CPU has instructions for products in bfloat16.
 
-    Elsewhere torch converts on the way: beside float32 products took two and a half times as long
-    with AVX-512 and seven times with AVX2 (`docs/performance.md`).
+    Elsewhere torch converts on the way: reading took 2.8 times as long as in float32 with
+    AVX-512, and seven times with AVX2 (`docs/performance.md`).
     """
     return bool(instructions() & BFLOAT16)
 
