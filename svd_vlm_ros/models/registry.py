@@ -14,11 +14,14 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.models.interface import LoadedModel, ModelFamily
+    from svd_vlm_ros.models.interface import LoadedModel, ModelFamily, ModelOptions
     from svd_vlm_ros.planning.shapes import Llava
 
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
-_MODULES = {"llava": "svd_vlm_ros.models.llava"}
+_MODULES = {
+    "llava": "svd_vlm_ros.models.llava",
+    "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
+}
 _families: dict[str, ModelFamily] = {}
 
 
@@ -64,7 +67,14 @@ def family_of_config(name: str, config: Mapping[str, object]) -> ModelFamily:
     return family
 
 
-def load(name: str, *, precision: str = "bf16", device: str = "auto", seed: int = 0) -> LoadedModel:
+def load(
+    name: str,
+    *,
+    precision: str = "bf16",
+    device: str = "auto",
+    seed: int = 0,
+    options: ModelOptions | None = None,
+) -> LoadedModel:
     """Load a model of any family. Nothing is fetched.
 
     Args:
@@ -72,12 +82,16 @@ def load(name: str, *, precision: str = "bf16", device: str = "auto", seed: int 
         precision: fp32, bf16, fp16, int8 or int4.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         seed: of random weights.
+        options: of the family; None: as they are.
 
     Raises:
         UserError: the model is not on this machine, is incomplete or of no known family; the
             precision or the device is not to be had; the weights do not fit into memory.
     """
-    return family_of(name).load(name, precision=precision, device=device, seed=seed)
+    from svd_vlm_ros.models.interface import ModelOptions
+
+    family, options = family_of(name), options or ModelOptions()
+    return family.load(name, precision=precision, device=device, seed=seed, options=options)
 
 
 def find_sizes(name: str) -> Llava:
