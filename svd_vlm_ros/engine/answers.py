@@ -29,6 +29,7 @@ from svd_vlm_ros.models.interface import (
     Writer,
 )
 from svd_vlm_ros.selection import Selection, VisualFeatures
+from svd_vlm_ros.selection.tiles import select_patches
 
 ShouldStop = Callable[[int], str | None]
 OnText = Callable[[int, str], None]
@@ -264,7 +265,7 @@ class Answerer:
             pruning = self._language.pruning(pending.selector, pending.budget, len(visual))
         else:
             features = self._with_question(pending, question)
-            selection = select(pending.selector, features, pending.budget)
+            selection = select_patches(pending.selector, features, pending.budget)
             select = watch.lap()
             visual = self._connector(features, selection)
         visual = replace(visual, rows=visual.rows.to(text.rows.dtype))

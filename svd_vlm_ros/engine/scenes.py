@@ -29,7 +29,7 @@ from svd_vlm_ros.selection import (
     looks_at_question,
 )
 from svd_vlm_ros.selection.relevance import TextRelevance
-from svd_vlm_ros.selection.tiles import select
+from svd_vlm_ros.selection.tiles import select_patches
 from svd_vlm_ros.selection.values import QUESTION_NEEDS
 
 
@@ -159,7 +159,7 @@ class SceneMaker:
             room = self.connector.room(features, kept)
             pending = PendingSelection(selector, budget, features, chosen.compare, system, room)
         else:
-            selection = select(selector, features, budget)
+            selection = select_patches(selector, features, budget)
             select_seconds = watch.lap()
             visual = self.connector(features, selection)
             project_seconds = watch.lap()

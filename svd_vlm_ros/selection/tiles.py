@@ -19,7 +19,9 @@ from svd_vlm_ros.selection.interface import FeatureSelector
 from svd_vlm_ros.selection.values import Budget, Selection
 
 
-def select(selector: FeatureSelector, features: VisualFeatures, budget: Budget) -> Selection:
+def select_patches(
+    selector: FeatureSelector, features: VisualFeatures, budget: Budget
+) -> Selection:
     """Choose patches of an image, of its thumbnail and of its tiles apart if it has any.
 
     Args:

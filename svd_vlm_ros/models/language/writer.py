@@ -133,8 +133,8 @@ class Writer:
         offsets = [start + question.positions() for question in questions]
         if lead is not None:
             offsets.insert(0, lead.positions())
-        rows = torch.cat([part.rows for part in parts])
-        together = Tokens(rows, join_positions(offsets), 0, join_planes(parts))
+        embedded = torch.cat([part.rows for part in parts])
+        together = Tokens(embedded, join_positions(offsets), 0, join_planes(parts))
         hidden = self._decoder.read(together, self._cache, mask=block)
         self._fill()
         ends = ahead + torch.tensor(lengths).cumsum(0) - 1
