@@ -57,7 +57,7 @@ def read_weights(
     """
     from safetensors import SafetensorError
 
-    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder, model_class)
     check_widths(config.get_text_config(), precision)
     options: dict[str, Any] = {}
     if precision in QUANTIZED or device.type == "cuda":
@@ -87,6 +87,12 @@ def read_weights(
             "the model again."
         )
     return model
+
+
+def read_config(folder: Path, model_class: type[PreTrainedModel]) -> Any:
+    """The configuration of a checkpoint, of the class that a model wants."""
+    config_class: Any = model_class.config_class
+    return config_class.from_pretrained(folder, local_files_only=True)
 
 
 def random_weights(

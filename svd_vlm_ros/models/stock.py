@@ -72,7 +72,8 @@ class LoadedStock:
         """The most tokens, visual ones included, that the language model is offered."""
         from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
 
-        return min(self.model.config.get_text_config().max_position_embeddings, MAX_CONTEXT)
+        made_for: int = self.model.config.get_text_config().max_position_embeddings
+        return min(made_for, MAX_CONTEXT)
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """By the checkpoint's chat template."""
@@ -193,9 +194,9 @@ class StockFamily(ABC):
         """The configuration of a model that is on this machine."""
         if is_random(name):
             return self.random_config(name)
-        return self.model_class().config_class.from_pretrained(
-            find_folder(name), local_files_only=True
-        )
+        from svd_vlm_ros.models.checkpoint import read_config
+
+        return read_config(find_folder(name), self.model_class())
 
     def load(
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
