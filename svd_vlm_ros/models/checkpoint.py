@@ -131,7 +131,7 @@ def random_weights(
 
 
 def decoder_parts(language: Any, head: nn.Module, config: Any) -> DecoderParts:
-    """The parts of a Llama-like language model of transformers.
+    """The parts of a language model of transformers with pre-norm layers and gated MLPs.
 
     Args:
         language: with `embed_tokens`, `layers`, `norm` and `rotary_emb`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What families share whose model transformers has: loading, prompt, a Llama-like language model.
+"""What families share whose model transformers has: loading, prompt, language model.
 
 A family derives from `StockFamily` and says what is its own: which parts the model has, how images
 are prepared and encoded, and what becomes of the kept rows. `docs/architecture.md` shows how by the
@@ -107,7 +107,7 @@ class LoadedStock:
 
 
 class StockFamily(ABC):
-    """A family whose model is one of transformers' classes, with a Llama-like language model.
+    """A family whose model transformers has, with a language model of `DecoderParts`.
 
     Attributes:
         model_type: what config.json says.

@@ -268,7 +268,7 @@ def test_patches_need_not_form_a_grid():
     features = VisualFeatures(torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), None)
     for name in ("svd-cover", "svd", "random", "norm"):
         assert len(make_selector(name)(features, Budget(3))) == 3
-    with pytest.raises(UserError, match="one grid"):
+    with pytest.raises(UserError, match="form grids"):
         make_selector("grid")(features, Budget(3))
 
 
