@@ -43,7 +43,7 @@ def ask(
         raise typer.BadParameter("--choices needs two or more, parted by commas: --choices yes,no")
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.pictures.disk import check_writable, read_picture
+    from svd_vlm_ros.images.disk import check_writable, read_picture
 
     picture = read_picture(image)
     if overlay:

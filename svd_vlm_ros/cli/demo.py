@@ -245,7 +245,7 @@ def _describe(client: "DemoClient", keep_picture: Path | None) -> Described:
     message = client.next_description(ANSWER_SECONDS)
     scene = client.scene_at(message.header.stamp)
     if keep_picture:
-        from svd_vlm_ros.pictures.disk import write_picture
+        from svd_vlm_ros.images.disk import write_picture
 
         picture = client.picture_at(message.header.stamp)
         if picture is None:

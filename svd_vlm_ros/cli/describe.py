@@ -37,7 +37,7 @@ def describe(
     budget = options.parse_visual_tokens(visual_tokens)
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.pictures.disk import check_writable, read_picture
+    from svd_vlm_ros.images.disk import check_writable, read_picture
 
     picture = read_picture(image)
     if overlay:

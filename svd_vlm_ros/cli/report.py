@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svd_vlm_ros.cli.console import milliseconds, stdout
-from svd_vlm_ros.pictures.disk import write_picture
+from svd_vlm_ros.images.disk import write_picture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
-from svd_vlm_ros.pictures.disk import read_picture
+from svd_vlm_ros.images.disk import read_picture
 
 QUESTIONS = (
     "testdev_balanced_questions.json",

@@ -22,7 +22,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
-from svd_vlm_ros.pictures.disk import read_picture
+from svd_vlm_ros.images.disk import read_picture
 
 QUESTIONS = ("TextVQA_0.5.1_val.json",)
 PICTURES = ("train_images", "images")

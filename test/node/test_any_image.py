@@ -22,7 +22,7 @@ from robot import Robot, image_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from svd_vlm_ros.pictures.encodings import ENCODINGS
+from svd_vlm_ros.images.encodings import ENCODINGS
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.srv import AskScene

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 
 from svd_vlm_ros.srv import AskScene
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pictures"))  # no test folder is on the path
+sys.path.insert(0, str(Path(__file__).parents[1] / "images"))  # no test folder is on the path
 from malformed import compressed_messages, raw_messages
 
 EACH = 50

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from svd_vlm_ros.pictures import messages
-from svd_vlm_ros.pictures.messages import MAX_PIXELS, Convert
+from svd_vlm_ros.images import messages
+from svd_vlm_ros.images.messages import MAX_PIXELS, Convert
 
 __all__ = ["MAX_PIXELS", "cv_bridge_converter", "to_rgb"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.disk import read_picture, write_picture
-from svd_vlm_ros.pictures.messages import to_rgb
+from svd_vlm_ros.images.disk import read_picture, write_picture
+from svd_vlm_ros.images.messages import to_rgb
 
 
 @pytest.fixture

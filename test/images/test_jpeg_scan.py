@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures import jpeg_scan
-from svd_vlm_ros.pictures.decoding import DamagedError
-from svd_vlm_ros.pictures.jpeg_scan import LIBRARY, REASONS, Finding, scan_jpeg
-from svd_vlm_ros.pictures.messages import to_rgb
+from svd_vlm_ros.images import jpeg_scan
+from svd_vlm_ros.images.decoding import DamagedError
+from svd_vlm_ros.images.jpeg_scan import LIBRARY, REASONS, Finding, scan_jpeg
+from svd_vlm_ros.images.messages import to_rgb
 
 SAMPLINGS = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,

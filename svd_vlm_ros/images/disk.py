@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.decoding import DamagedError, check_jpeg
-from svd_vlm_ros.pictures.files import TruncatedError, UnknownFormatError, picture_size
-from svd_vlm_ros.pictures.messages import MAX_PIXELS
+from svd_vlm_ros.images.decoding import DamagedError, check_jpeg
+from svd_vlm_ros.images.files import TruncatedError, UnknownFormatError, picture_size
+from svd_vlm_ros.images.messages import MAX_PIXELS
 
 
 def read_picture(path: Path) -> np.ndarray:

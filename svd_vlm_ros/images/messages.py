@@ -17,15 +17,15 @@ import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.decoding import DamagedError, decode
-from svd_vlm_ros.pictures.encodings import (
+from svd_vlm_ros.images.decoding import DamagedError, decode
+from svd_vlm_ros.images.encodings import (
     ENCODINGS,
     Encoding,
     find_encoding,
     shown,
     source_encoding,
 )
-from svd_vlm_ros.pictures.files import picture_size
+from svd_vlm_ros.images.files import picture_size
 
 __all__ = ["ENCODINGS", "MAX_PIXELS", "Convert", "DamagedError", "to_rgb"]
 

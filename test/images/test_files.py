@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.files import (
+from svd_vlm_ros.images.files import (
     MAX_SCANS,
     TruncatedError,
     UnknownFormatError,
