@@ -39,7 +39,7 @@ class DamagedError(UserError):
 
 
 def decode(data: memoryview, allow_damaged: bool = False) -> np.ndarray | None:
-    """The pixels of a file, None where it cannot be decoded.
+    """The pixels of a file, None if it cannot be decoded.
 
     Returns:
         RGB uint8 or uint16 [H, W, 3], with alpha [H, W, 4], or grey [H, W]; orientation as stored.

@@ -145,7 +145,7 @@ def test_every_finding_has_a_case_and_a_sentence() -> None:
     assert set(REASONS) == set(Finding) - {Finding.WHOLE}
 
 
-def test_the_reason_is_told() -> None:
+def test_the_reason_is_named() -> None:
     message = SimpleNamespace(format="jpeg", data=CASES["two blocks"][0])
     with pytest.raises(DamagedError, match="data are left over") as caught:
         to_rgb(message)

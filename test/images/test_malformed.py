@@ -31,7 +31,7 @@ def memory() -> int:
 
 
 def converted(message: SimpleNamespace) -> tuple[np.ndarray | None, str]:
-    """The picture, or None and the sentence of its refusal."""
+    """The image, or None and the sentence of its refusal."""
     try:
         return to_rgb(message, max_pixels=10_000), ""
     except UserError as refusal:
