@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cameras of `soak.py`: raw, compressed, and a fickle one; with malformed pictures among them.
+"""The cameras of `soak.py`: raw, compressed, and a fickle one; with malformed images among them.
 
 The fickle camera sends for 20 s and ends for 10 s: its publisher goes. It comes back with the other
 reliability, size and encoding.
