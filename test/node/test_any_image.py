@@ -4,7 +4,7 @@
     make any-image CASES=2000
 
 A handful of the same cases is part of the suite. Files are damaged anywhere, their headers too,
-but for WebP, which has nothing that tells of changed bytes (docs/node.md, "Cameras").
+but for WebP, which has nothing that shows changed bytes (docs/node.md, "Cameras").
 """
 
 from __future__ import annotations

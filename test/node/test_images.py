@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cv_bridge, where it is there, gives the same pictures; where it cannot work, it is left alone."""
+"""cv_bridge, if it is there, gives the same images; if it cannot work, it is left alone."""
 
 from __future__ import annotations
 
