@@ -56,7 +56,7 @@ MaybePath = Optional[Path]  # noqa: UP045
 MaybeText = Optional[str]  # noqa: UP045
 
 ImagePath = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="A picture that OpenCV reads: JPEG, PNG, ...")
+    Path, typer.Argument(metavar="IMAGE", help="An image that OpenCV reads: JPEG, PNG, ...")
 ]
 Model = Annotated[
     str,
@@ -109,7 +109,7 @@ def load_engine(
 ) -> tuple[SceneEngine, float]:
     """Load the engine with a spinner. Returns it with the seconds that it took.
 
-    Raises `UserError` where the model is not on this machine or an option is not known.
+    Raises `UserError` if the model is not on this machine or an option is not known.
     """
     with spinner(f"Loading {model} ({precision.value})"):
         from svd_vlm_ros.engine import SceneEngine  # imports torch: only when it is needed

@@ -167,9 +167,9 @@ def test_an_interrupted_download_continues(
         assert time.monotonic() < end, "the download did not begin in time"
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
     assert part.stat().st_size == KEPT_AT_LEAST
     assert not list(cache.glob(f"snapshots/*/{WEIGHTS}"))
 

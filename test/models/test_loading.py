@@ -155,7 +155,7 @@ def test_int8_is_quiet(caplog):
 
 
 def test_bitsandbytes_is_imported_without_its_network(tmp_path, monkeypatch):
-    """Where the package `kernels` is installed, bitsandbytes would fetch code from a hub."""
+    """If the package `kernels` is installed, bitsandbytes would fetch code from a hub."""
     for name in ("bitsandbytes", "bitsandbytes.autograd._functions"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "kernels.py").write_text("")
@@ -273,7 +273,7 @@ def test_damaged_weights_are_named(copy):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({"model_type": "qwen2_vl"}, "is 'qwen2_vl'"),
         ({"model_type": "llava_next"}, "not LLaVA-1.5"),
@@ -285,9 +285,9 @@ def test_damaged_weights_are_named(copy):
         ({"image_token_index": 7}, "do not belong together"),
     ],
 )
-def test_other_architectures_are_refused(copy, changes, told):
+def test_other_architectures_are_refused(copy, changes, sentence):
     edit(copy, "config.json", **changes)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=sentence):
         load_llava(str(copy))
 
 

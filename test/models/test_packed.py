@@ -153,7 +153,7 @@ def test_only_one_layer_is_held_twice():
 
 
 def test_small_layers_and_16_bits_stay_as_they_are(monkeypatch):
-    """Where a call costs more than the product; and what somebody asks for in so many words."""
+    """If a call costs more than the product; and what somebody asks for in so many words."""
     monkeypatch.setattr(packed, "LARGE", 1 << 20)
     for chosen in ("fp32", "fp16", *([] if has_avx512() else ["bf16"])):
         model = load_llava("random:tiny", precision=chosen, device="cpu").model

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from svd_vlm_ros.defaults import SELECTOR, VISUAL_TOKENS
 from svd_vlm_ros.facts import YES_NO
+from svd_vlm_ros.images.messages import MAX_PIXELS
 from svd_vlm_ros.node.parameters.settings import AUTO, MAX_NEW_TOKENS, MAX_SECONDS
-from svd_vlm_ros.pictures.messages import MAX_PIXELS
 from svd_vlm_ros.ros.parameters import Spec, When
 
 DEFAULT_CAMERA = "camera"
