@@ -71,6 +71,9 @@ def annotate(
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    position_policy: options.PositionPolicyOption = options.PositionPolicy.AUTO,
     max_new_tokens: options.MaxNewTokens = 128,
     as_json: options.AsJson = False,
 ) -> None:
@@ -100,7 +103,10 @@ def annotate(
     with open_bag(bag) as reader:
         check_out(out, reader, work)
         picture_topics(reader, work.topics)  # what can be refused is refused before torch loads
-        engine, _ = options.load_engine(model, precision, selector, budget, token_cap, device)
+        engine, _ = options.load_engine(
+            *(model, precision, selector, budget, token_cap, device),
+            *(min_pixels, max_pixels, position_policy),
+        )
         try:
             with _bar() as on_step:
                 done = annotate_bag(reader, bag, out, engine, work, on_step)

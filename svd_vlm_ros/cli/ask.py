@@ -21,6 +21,9 @@ def ask(
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    position_policy: options.PositionPolicyOption = options.PositionPolicy.AUTO,
     choices: Annotated[
         str,
         typer.Option(
@@ -49,7 +52,8 @@ def ask(
     if overlay:
         check_writable(overlay)
     engine, load_seconds = options.load_engine(
-        model, precision, selector, budget, token_cap, device
+        *(model, precision, selector, budget, token_cap, device),
+        *(min_pixels, max_pixels, position_policy),
     )
     try:
         with spinner("Looking at the image"):

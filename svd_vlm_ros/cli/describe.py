@@ -26,6 +26,9 @@ def describe(
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    position_policy: options.PositionPolicyOption = options.PositionPolicy.AUTO,
     max_new_tokens: options.MaxNewTokens = 128,
     overlay: options.Overlay = None,
     as_json: options.AsJson = False,
@@ -43,7 +46,8 @@ def describe(
     if overlay:
         check_writable(overlay)
     engine, load_seconds = options.load_engine(
-        model, precision, selector, budget, token_cap, device
+        *(model, precision, selector, budget, token_cap, device),
+        *(min_pixels, max_pixels, position_policy),
     )
     try:
         with spinner("Looking at the image"):
