@@ -88,8 +88,8 @@ def list_files(model: str, revision: str) -> HubModel:
 
 
 def fetch_config(model: HubModel) -> None:
-    """Fetch config.json and refuse, before its weights are fetched, what is neither a LLaVA-1.5 nor
-    a CLIP, by which some selectors compare the question with the image.
+    """Fetch config.json and refuse, before its weights are fetched, what is of no known family
+    and no CLIP, by which some selectors compare the question with the image.
     """
     from huggingface_hub import hf_hub_download
 
