@@ -84,7 +84,7 @@ def measure(
         settings: what is measured.
         watch: called once with the number of steps to come, when it is known; returns what is
             called with words before each of them.
-        record: filled table by table, so that nothing is lost where a later one fails.
+        record: filled table by table, so that nothing is lost if a later one fails.
 
     Returns:
         The record: plain values, for `report` and for JSON. Seconds, bytes; every repeated

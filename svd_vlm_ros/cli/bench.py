@@ -179,7 +179,7 @@ def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     if done.stdout.strip():
         records.append(json.loads(done.stdout))
     if done.returncode != 0:
-        raise UserError(f"A measurement ({' '.join(words[-2:])}) ended early, as said above.")
+        raise UserError(f"A measurement ({' '.join(words[-2:])}) ended early: see above.")
 
 
 def _save(path: Path | None, records: list[dict[str, Any]], command: str) -> None:
