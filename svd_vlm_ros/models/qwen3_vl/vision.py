@@ -83,7 +83,8 @@ class QwenEncoder:
 
     def _of_fours(self, rows: Tensor) -> Tensor:
         """The mean of each four's rows: [N, d] of [n, d]."""
-        return rows.unflatten(0, (-1, self._merge**2)).mean(dim=1)
+        fours: Tensor = rows.unflatten(0, (-1, self._merge**2))
+        return fours.mean(dim=1)
 
 
 class QwenMerger:
