@@ -11,6 +11,7 @@ from svd_vlm_ros.planning.shapes import Decoder, Llava, Tower
 def qwen_sizes(name: str, config: Any) -> Llava:
     """Sizes for planning and for choosing a precision."""
     text, vision = config.get_text_config(), config.vision_config
+    four = vision.patch_size * vision.spatial_merge_size
     decoder = Decoder(
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
@@ -26,7 +27,7 @@ def qwen_sizes(name: str, config: Any) -> Llava:
         intermediate=vision.intermediate_size,
         layers=vision.depth,
         layers_used=vision.depth,
-        patches=300,
+        patches=round(480 / four) * round(640 / four),
         patch_pixels=3 * vision.temporal_patch_size * vision.patch_size**2,
     )
     return Llava(name, tower, decoder)
