@@ -37,6 +37,11 @@ class Framing:
     patch_height: float
     grid: tuple[int, int]
 
+    @property
+    def patches(self) -> int:
+        """How many there are, those of padding among them."""
+        return self.grid[0] * self.grid[1]
+
     def patch_box(self, index: int) -> Box:
         """What a patch shows of the source image; empty (x0 == x1 or y0 == y1) for padding."""
         rows, columns = self.grid
@@ -89,14 +94,18 @@ class TiledFraming:
         """The patches form no one grid."""
         return
 
+    @property
+    def patches(self) -> int:
+        """How many there are in all tiles."""
+        return sum(tile.patches for tile in self.tiles)
+
     def patch_box(self, index: int) -> Box:
         """See `Framing.patch_box`; the index counts through all tiles."""
         left = index
         for tile in self.tiles:
-            count = tile.grid[0] * tile.grid[1]
-            if 0 <= left < count:
+            if 0 <= left < tile.patches:
                 return tile.patch_box(left)
-            left -= count
+            left -= tile.patches
         raise IndexError(f"there is no patch {index} in {len(self.tiles)} tiles")
 
     def valid(self) -> Tensor | None:
@@ -104,11 +113,10 @@ class TiledFraming:
         each = [tile.valid() for tile in self.tiles]
         if all(valid is None for valid in each):
             return None
-        sizes = [tile.grid[0] * tile.grid[1] for tile in self.tiles]
         return torch.cat(
             [
-                torch.ones(size, dtype=torch.bool) if valid is None else valid
-                for valid, size in zip(each, sizes, strict=True)
+                torch.ones(tile.patches, dtype=torch.bool) if valid is None else valid
+                for valid, tile in zip(each, self.tiles, strict=True)
             ]
         )
 

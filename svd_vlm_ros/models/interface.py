@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -377,6 +377,12 @@ class LoadedModel(Protocol):
 
     def language_model(self) -> LanguageModel:
         """A language model with a cache of its own, over the same weights."""
+        ...
+
+    def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
+        """What transformers' own `generate` takes for an image and a question, all visual tokens;
+        on the CPU. For measuring beside it.
+        """
         ...
 
     def compare(self, selector: TextRelevance) -> Compare:

@@ -18,6 +18,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -105,6 +106,19 @@ class LoadedStock:
         self.family.check_relevance(selector)
         return by_words()
 
+    def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
+        """What `generate` takes, by the checkpoint's own image processor and chat template."""
+        processor: Any = self.images
+        made = processor.processor(
+            images=image, input_data_format="channels_last", return_tensors="pt"
+        )
+        inputs = dict(made)
+        shown = self.family.stock_image(self, inputs)
+        text = self.prompt(None).text(question).replace(self.family.image_token, shown)
+        ids = self.tokenizer(text, return_tensors="pt", verbose=False)
+        inputs |= {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
+        return inputs | self.family.stock_extra(inputs["input_ids"], self.model.config)
+
 
 class StockFamily(ABC):
     """A family whose model transformers has, with a language model of `DecoderParts`.
@@ -158,6 +172,20 @@ class StockFamily(ABC):
     @abstractmethod
     def connector(self, loaded: LoadedStock) -> Connector:
         """The connector, over the model's weights."""
+
+    @abstractmethod
+    def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
+        """What stands for an image in the text that transformers' own processor makes.
+
+        Args:
+            loaded: the model.
+            inputs: of the image, by the image processor; what `generate` does not take is taken
+                out of them.
+        """
+
+    def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
+        """What else `generate` takes beside the ids [1, n] and the image's inputs."""
+        return {}
 
     @abstractmethod
     def sizes(self, name: str) -> Llava:

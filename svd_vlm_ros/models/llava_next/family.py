@@ -96,6 +96,15 @@ class AnyresFamily(StockFamily):
 
         return NewlineProjector(loaded.model, loaded.original_positions)
 
+    def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
+        """One token for each patch of the thumbnail and of the large grid, and for each newline."""
+        from svd_vlm_ros.models.llava_next.anyres import frame
+
+        images: Any = loaded.images
+        height, width = (int(side) for side in inputs["image_sizes"][0])
+        small, large = (tile.grid for tile in frame(images.anyres, height, width).tiles)
+        return self.image_token * (small[0] * small[1] + large[0] * (large[1] + 1))
+
     def sizes(self, name: str) -> Llava:
         """The sizes of tower, projector and language model."""
         from svd_vlm_ros.models.llava_next.sizes import anyres_sizes

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
 
 if TYPE_CHECKING:
+    import torch
+
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions
     from svd_vlm_ros.planning.shapes import Llava
 
@@ -68,6 +70,15 @@ class QwenFamily(StockFamily):
         from svd_vlm_ros.models.qwen3_vl.vision import QwenMerger
 
         return QwenMerger(loaded.model.model.visual, loaded.original_positions)
+
+    def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
+        """One token for each four."""
+        merge: int = loaded.model.config.vision_config.spatial_merge_size
+        return self.image_token * (int(inputs["image_grid_thw"].prod()) // merge**2)
+
+    def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
+        """Where the image stands, from which `generate` finds the positions."""
+        return {"mm_token_type_ids": (ids == config.image_token_id).int()}
 
     def sizes(self, name: str) -> Llava:
         """The sizes of encoder, mergers and language model."""
