@@ -24,7 +24,7 @@ from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.memory import Floats, floats_of
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -165,11 +165,13 @@ def _measure_tables(
     if "answers" in settings.wanted:
         folder = find_folder(settings.model)
         stock = Stock(loaded, AutoProcessor.from_pretrained(folder, local_files_only=True))
-        sizes = find_sizes(settings.model)
+        sizes, side = find_sizes(settings.model), engine.info.image_size
         answered = measure_answers(engine, stock, rows, **shared)
         on_cpu = loaded.device.type == "cpu"
         floats = (cpu_floats if on_cpu else floats_of)(settings.precision)
-        record["answers"] = [_row(each, sizes, floats, machine, settings) for each in answered]
+        record["answers"] = [
+            _row(each, sizes, floats, machine, side, settings) for each in answered
+        ]
     if "questions" in settings.wanted:
         tokens = record["questions"]["visual_tokens"]
         taken = measure_questions(engine, tokens, **shared)
@@ -181,7 +183,12 @@ def _measure_tables(
 
 
 def _row(
-    each: Answered, sizes: Llava, floats: Floats, machine: Machine, settings: BenchSettings
+    each: Answered,
+    sizes: ModelSizes,
+    floats: Floats,
+    machine: Machine,
+    side: int,
+    settings: BenchSettings,
 ) -> dict[str, Any]:
     seconds = each.seconds
     return {
@@ -197,6 +204,7 @@ def _row(
             settings.precision,
             floats,
             machine,
+            image=(side, side),
             visual_tokens=each.row.tokens,
             prompt_tokens=each.prompt_tokens,
             answer_tokens=settings.answer_tokens,

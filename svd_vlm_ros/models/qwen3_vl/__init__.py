@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
-    from svd_vlm_ros.planning.shapes import Llava
 
 # The turns of ChatML, with the image between its two markers; a system prompt only if there is one.
 CHAT_TEMPLATE = (
@@ -137,12 +136,6 @@ class Qwen3VLFamily(StockFamily):
         from svd_vlm_ros.models.qwen3_vl.vision import QwenMerger
 
         return QwenMerger(loaded.model.model.visual, loaded.original_positions)
-
-    def sizes(self, name: str) -> Llava:
-        """The sizes of encoder, mergers and language model."""
-        from svd_vlm_ros.models.qwen3_vl.sizes import qwen_sizes
-
-        return qwen_sizes(name, self.config(name))
 
 
 def _rope(theta: int, sections: list[int]) -> dict[str, Any]:
