@@ -27,7 +27,7 @@ from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.memory import Floats, floats_of
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -172,7 +172,9 @@ def _measure_tables(
         answered = measure_answers(engine, image, stock, rows, **shared)
         on_cpu = loaded.device.type == "cpu"
         floats = (cpu_floats if on_cpu else floats_of)(settings.precision)
-        record["answers"] = [_row(each, sizes, floats, machine, settings) for each in answered]
+        record["answers"] = [
+            _row(each, sizes, floats, machine, image.shape, settings) for each in answered
+        ]
     if "questions" in settings.wanted:
         tokens = record["questions"]["visual_tokens"]
         taken = measure_questions(engine, image, tokens, **shared)
@@ -184,7 +186,12 @@ def _measure_tables(
 
 
 def _row(
-    each: Answered, sizes: Llava, floats: Floats, machine: Machine, settings: BenchSettings
+    each: Answered,
+    sizes: ModelSizes,
+    floats: Floats,
+    machine: Machine,
+    shape: tuple[int, ...],
+    settings: BenchSettings,
 ) -> dict[str, Any]:
     seconds = each.seconds
     return {
@@ -200,6 +207,7 @@ def _row(
             settings.precision,
             floats,
             machine,
+            image=(shape[0], shape[1]),
             visual_tokens=each.row.tokens,
             prompt_tokens=each.prompt_tokens,
             answer_tokens=settings.answer_tokens,

@@ -18,13 +18,13 @@ from svd_vlm_ros.bench.samples import now
 from svd_vlm_ros.models.weights.layer_speed import layer_speeds
 from svd_vlm_ros.models.weights.precision import HEAD, LANGUAGE, QUANTIZED, import_bitsandbytes
 from svd_vlm_ros.models.weights.precision_choice import cpu_candidates, fitting_precisions
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import LoadedModel
 
 
-def stock_precision(model: Llava, device: torch.device) -> str:
+def stock_precision(model: ModelSizes, device: torch.device) -> str:
     """The precision in which transformers and bitsandbytes alone are fastest on a device."""
     if device.type != "cpu":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -32,7 +32,7 @@ from svd_vlm_ros.selection.values import Budget, Need, Selection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
 
 Compare = Callable[[VisualFeatures, str, Tensor], ImageText]
 """Takes an image's features, the question, and the language model's embeddings of it."""
@@ -415,7 +415,7 @@ class ModelFamily(Protocol):
         """Raise `UserError` unless a config.json describes a model that this package can run."""
         ...
 
-    def sizes(self, name: str) -> Llava:
+    def sizes(self, name: str) -> ModelSizes:
         """The sizes of a model that is on this machine, without its weights."""
         ...
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from svd_vlm_ros.models.language.model import CachedLanguageModel
     from svd_vlm_ros.models.prompt import Prompt
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
     from svd_vlm_ros.selection.relevance import TextRelevance
 
 
@@ -187,10 +187,6 @@ class StockFamily(ABC):
         """What else `generate` takes beside the ids [1, n] and the image's inputs."""
         return {}
 
-    @abstractmethod
-    def sizes(self, name: str) -> Llava:
-        """See `interface.ModelFamily`."""
-
     def is_random(self, name: str) -> bool:
         """Whether a name is one of `random_models`."""
         return name in self.random_models
@@ -218,13 +214,13 @@ class StockFamily(ABC):
                 "image: take relevance='words'."
             )
 
-    def config(self, name: str) -> Any:
-        """The configuration of a model that is on this machine."""
-        if is_random(name):
-            return self.random_config(name)
-        from svd_vlm_ros.models.checkpoint import read_config
+    def sizes(self, name: str) -> ModelSizes:
+        """See `interface.ModelFamily`."""
+        from svd_vlm_ros.planning.configurations import sizes_from_config
 
-        return read_config(find_folder(name), self.model_class())
+        if is_random(name):
+            return sizes_from_config(name, self.random_config(name).to_dict())
+        return sizes_from_config(name, read_json(find_folder(name) / "config.json"))
 
     def load(
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions

@@ -23,8 +23,8 @@ from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.cli.processes import environment
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.known import find_sizes
 from svd_vlm_ros.planning.memory import Floats
-from svd_vlm_ros.planning.shapes import find_llava
 
 CPU = torch.device("cpu")
 STAGES = {"preprocess", "vision", "select", "project", "prefill", "first_token", "token", "answer"}
@@ -159,9 +159,9 @@ def test_scout_may_end_its_answers_early():
 
 def test_limits_are_those_of_the_arithmetic():
     machine = Machine("m", 1, 8e9, 10e9, 1e12, "bfloat16", "2")
-    asked = {"visual_tokens": 16, "prompt_tokens": 66, "answer_tokens": 16}
+    asked = {"image": (336, 336), "visual_tokens": 16, "prompt_tokens": 66, "answer_tokens": 16}
     found = row_limits(
-        *(find_llava("llava-1.5-7b"), "bf16", Floats(2, 2), machine),
+        *(find_sizes("llava-1.5-7b"), "bf16", Floats(2, 2), machine),
         **asked,
         first_token=2.0,
         token=2.0,
@@ -172,7 +172,7 @@ def test_limits_are_those_of_the_arithmetic():
     assert found["limit"] == "bandwidth"
     assert found["roofline_ratio"] == pytest.approx(32 / found["roofline"])
     slow = row_limits(
-        find_llava("llava-1.5-7b"),
+        find_sizes("llava-1.5-7b"),
         "int4",
         Floats(2, 4),
         Machine("m", 1, 100e9, 100e9, 1e11, "bfloat16", "2"),

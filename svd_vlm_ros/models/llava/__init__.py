@@ -16,7 +16,7 @@ from svd_vlm_ros.models.llava.architecture import check_architecture
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import LoadedModel, ModelOptions
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
     from svd_vlm_ros.selection.relevance import TextRelevance
 
 
@@ -36,7 +36,7 @@ class LlavaFamily:
         """See `check_architecture`."""
         check_architecture(name, config)
 
-    def sizes(self, name: str) -> Llava:
+    def sizes(self, name: str) -> ModelSizes:
         """The sizes of tower, projector and language model."""
         from svd_vlm_ros.models.llava.loading import find_sizes
 

@@ -42,7 +42,8 @@ from svd_vlm_ros.models.weights.precision import (
     compute_dtype,
     import_bitsandbytes,
 )
-from svd_vlm_ros.planning.shapes import Llava, llava_from_config
+from svd_vlm_ros.planning.configurations import sizes_from_config
+from svd_vlm_ros.planning.shapes import ModelSizes
 from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
@@ -199,13 +200,13 @@ def load_llava(
     )
 
 
-def find_sizes(name: str) -> Llava:
+def find_sizes(name: str) -> ModelSizes:
     """The sizes of a model, without its weights. Raises `UserError` as `load_llava` does."""
     if is_random(name):
-        return llava_from_config(name, random_config(name).to_dict())
+        return sizes_from_config(name, random_config(name).to_dict())
     config = read_json(find_folder(name) / "config.json")
     check_architecture(name, config)
-    return llava_from_config(name, config)
+    return sizes_from_config(name, config)
 
 
 def _random_model(

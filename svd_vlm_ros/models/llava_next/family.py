@@ -13,7 +13,6 @@ from svd_vlm_ros.models.stock import LoadedStock, StockFamily
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
-    from svd_vlm_ros.planning.shapes import Llava
 
 
 class AnyresFamily(StockFamily):
@@ -104,12 +103,6 @@ class AnyresFamily(StockFamily):
         height, width = (int(side) for side in inputs["image_sizes"][0])
         small, large = (tile.grid for tile in frame(images.anyres, height, width).tiles)
         return self.image_token * (small[0] * small[1] + large[0] * (large[1] + 1))
-
-    def sizes(self, name: str) -> Llava:
-        """The sizes of tower, projector and language model."""
-        from svd_vlm_ros.models.llava_next.sizes import anyres_sizes
-
-        return anyres_sizes(name, self.config(name))
 
 
 def _looks_back_only_so_far(text: Mapping[str, Any]) -> bool:

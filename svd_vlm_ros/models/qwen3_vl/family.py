@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions
-    from svd_vlm_ros.planning.shapes import Llava
 
 # The turns of ChatML, with the image between its two markers; a system prompt only if there is one.
 CHAT_TEMPLATE = (
@@ -79,9 +78,3 @@ class QwenFamily(StockFamily):
     def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
         """Where the image stands, from which `generate` finds the positions."""
         return {"mm_token_type_ids": (ids == config.image_token_id).int()}
-
-    def sizes(self, name: str) -> Llava:
-        """The sizes of encoder, mergers and language model."""
-        from svd_vlm_ros.models.qwen3_vl.sizes import qwen_sizes
-
-        return qwen_sizes(name, self.config(name))
