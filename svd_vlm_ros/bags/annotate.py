@@ -21,7 +21,6 @@ from rosbags.rosbag2 import Reader
 
 from svd_vlm_ros import __version__
 from svd_vlm_ros.bags.definitions import DESCRIPTION, build, typestore
-from svd_vlm_ros.bags.journal import Journal
 from svd_vlm_ros.bags.recording import (
     EverySoOften,
     Recorded,
@@ -32,6 +31,7 @@ from svd_vlm_ros.bags.recording import (
 from svd_vlm_ros.bags.writing import write_bag
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact, FactTracker, Observation
+from svd_vlm_ros.journal import Journal, read_records
 from svd_vlm_ros.pictures.disk import check_writable
 from svd_vlm_ros.pictures.messages import MAX_PIXELS, to_rgb
 
@@ -102,17 +102,19 @@ def annotate(
     pictures = picture_topics(reader, work.topics)
     store = typestore()
     with Journal(journal_path(out), _what(reader, engine, work, pictures)) as journal:
-        kept = len(journal.found)
+        found = _findings(journal_path(out))
+        kept = len(found)
         total = sum(each.msgcount for each in pictures)
         choose, looked = EverySoOften(work.period), 0
         for number, recorded in enumerate(messages(reader, source, pictures)):
             on_step("looking", number, total)
             if choose.wants(recorded):
                 looked += 1
-                if number not in journal.found:
-                    journal.add(number, _look(engine, store, recorded, work))
+                if number not in found:
+                    found[number] = _look(engine, store, recorded, work)
+                    journal.write([{"picture": number, **found[number]}])
         on_step("looking", total, total)
-        describe = _Descriptions(store, engine, work, pictures, journal.found)
+        describe = _Descriptions(store, engine, work, pictures, found)
         steps = iter(range(1, reader.message_count + 1))
         write_bag(
             reader,
@@ -125,7 +127,7 @@ def annotate(
             on_message=lambda: on_step("writing", next(steps), reader.message_count),
         )
         journal.delete()
-    refused = {number: each for number, each in journal.found.items() if "refused" in each}
+    refused = {number: each for number, each in found.items() if "refused" in each}
     reasons: dict[str, str] = {}
     for each in refused.values():
         reasons.setdefault(each["topic"], each["refused"])
@@ -172,6 +174,12 @@ def _what(
         "questions": [dataclasses.asdict(fact) for fact in work.facts],
         "period": work.period,
     }
+
+
+def _findings(path: Path) -> dict[int, dict[str, Any]]:
+    """What a journal holds, by the numbers of the images."""
+    records = (record for _, record in read_records(path) if record and "picture" in record)
+    return {record.pop("picture"): record for record in records}
 
 
 def _look(engine: SceneEngine, store: Any, recorded: Recorded, work: Work) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys.store import Typestore
 
 from svd_vlm_ros.bags.definitions import DESCRIPTION
-from svd_vlm_ros.bags.journal import cannot_write
 from svd_vlm_ros.bags.recording import Recorded, messages
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.journal import cannot_write
 
 Describe = Callable[[Recorded], "bytes | None"]
 """The description's CDR of a message that is a picture with one, else None."""

@@ -17,12 +17,13 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import CLEAN, REPHRASED, Cell, corruption_of, plan_cells
 from svd_vlm_ros.evaluation.corruptions import corrupt
 from svd_vlm_ros.evaluation.looking import look, see, tokens_read
-from svd_vlm_ros.evaluation.records import Folder, ShardWriter, read_folder
+from svd_vlm_ros.evaluation.records import Folder, read_folder, shard_path
 from svd_vlm_ros.evaluation.rephrase import rephrase
 from svd_vlm_ros.evaluation.runs import Run, Shard, Told
 from svd_vlm_ros.evaluation.shown import LOOKS, asked_line, shown_lines
 from svd_vlm_ros.evaluation.tasks import Item, Task
 from svd_vlm_ros.evaluation.timing import time_cells
+from svd_vlm_ros.journal import Journal
 
 TOKEN_CAP = 1_000_000  # budgets are numbers here, an energy's cap is never used
 
@@ -40,8 +41,8 @@ def run_shard(run: Run, told: Told = lambda what, done, total: None) -> tuple[Fo
     pictures = list(run.task.pictures().items())
     share = pictures[run.rank :: run.world]
     looked_at = {key for key, _ in pictures[:LOOKS]}
-    with ShardWriter(run.out, run.rank, run.settings()) as writer:
-        shard = Shard(run, writer, read_folder(run.out), told)
+    with Journal(shard_path(run.out, run.rank), run.settings()) as journal:
+        shard = Shard(run, journal, read_folder(run.out), told)
         cells: list[Cell] = []
         for at, precision in enumerate(run.precisions):
             cells += _run_precision(shard, precision, share, looked_at if at == 0 else set())

@@ -13,9 +13,10 @@ import torch
 from svd_vlm_ros import __version__
 from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.looking import relevance_of, selector_options
-from svd_vlm_ros.evaluation.records import VERSION, Folder, ShardWriter
+from svd_vlm_ros.evaluation.records import VERSION, Folder
 from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
 from svd_vlm_ros.evaluation.tasks import Item, Task
+from svd_vlm_ros.journal import Journal
 
 REFUSALS = 3  # pictures that a cell may refuse, from the first one on, before it is impossible
 
@@ -78,7 +79,7 @@ class Shard:
     """One process's part of a run while it runs."""
 
     run: Run
-    writer: ShardWriter
+    journal: Journal
     folder: Folder
     told: Told
     impossible: set[Cell] = field(default_factory=set)
@@ -103,7 +104,7 @@ class Shard:
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Put lines on file and into memory."""
-        self.writer.write(lines)
+        self.journal.write(lines)
         for line in lines:
             self.folder.add(line)
 

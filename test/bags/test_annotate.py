@@ -7,23 +7,26 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("rosbags", reason="needs rosbags")
 from rosbags.rosbag2 import Reader, StoragePlugin
 
 from svd_vlm_ros.bags.annotate import Work, annotate, journal_path
 from svd_vlm_ros.bags.definitions import DESCRIPTION, build, definitions_folder, typestore
-from svd_vlm_ros.bags.journal import Journal
 from svd_vlm_ros.bags.recording import open_bag, picture_topics
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import parse_fact
+from svd_vlm_ros.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parent))  # for recorded.py: no test folder is on the path
 from recorded import BEGIN, FRONT, ODD, PERIOD, REAR, make_bag, picture
@@ -191,18 +194,45 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     assert len(descriptions(out)) == 80
 
 
-def test_a_full_disk_while_looking(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal", {"model": "scout"})
-    journal.add(0, {"text": "a"})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (tmp_path / "journal").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
-    try:
-        with pytest.raises(UserError, match="make room or choose another place"):
-            journal.add(1, {"text": "b" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert Journal(tmp_path / "journal", {"model": "scout"}).found == {0: {"text": "a"}}
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, engine: SceneEngine) -> tuple[Path, bytes]:
+    """A bag, and the journal of its annotation when all was looked at."""
+    folder = tmp_path_factory.mktemp("stopped")
+    bag, out = make_bag(folder / "drive", 3, broken={1}), folder / "seen.mcap"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "writing":
+            raise KeyboardInterrupt
+
+    with open_bag(bag) as reader, pytest.raises(KeyboardInterrupt):
+        annotate(reader, bag, out, engine, Work(max_new_tokens=4, facts=(FACT,)), stop)
+    return bag, journal_path(out).read_bytes()
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_journal_cut_at_any_byte_gives_the_same_bag(
+    stopped: tuple[Path, bytes], engine: SceneEngine, data: st.DataObject
+) -> None:
+    bag, content = stopped
+    cut = data.draw(st.integers(0, len(content)), label="cut")
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as resumed:
+        run(bag, Path(whole) / "seen.mcap", engine, facts=(FACT,))
+        out = Path(resumed) / "seen.mcap"
+        journal_path(out).write_bytes(content[:cut])
+        done = run(bag, out, engine, facts=(FACT,))
+        assert done.kept == max(0, content[:cut].count(b"\n") - 1), "nothing is looked at twice"
+        assert out.read_bytes() == (Path(whole) / "seen.mcap").read_bytes()
+
+
+def test_a_journal_broken_in_the_middle_costs_one_finding(
+    stopped: tuple[Path, bytes], tmp_path: Path, engine: SceneEngine
+) -> None:
+    bag, content = stopped
+    out = tmp_path / "seen.mcap"
+    first, second, third, *rest = content.splitlines(keepends=True)
+    journal_path(out).write_bytes(b"".join([first, second, b"\x00" * len(third) + b"\n", *rest]))
+    assert run(bag, out, engine, facts=(FACT,)).kept == 5
 
 
 @pytest.mark.parametrize(
@@ -235,8 +265,14 @@ def test_impossible_places(tmp_path: Path, engine: SceneEngine) -> None:
 
 def test_a_journal_of_other_work_is_refused(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 1), tmp_path / "seen.mcap"
-    Journal(journal_path(out), {"model": ["another"]})
-    with pytest.raises(UserError, match=r"begun otherwise \(.*model.*differs\)"):
+    with (
+        Journal(journal_path(out), {"model": ["another"]}),
+        pytest.raises(UserError, match="Another run is writing to"),
+    ):
+        run(bag, out, engine)
+    with pytest.raises(
+        UserError, match=r"begun with other settings \(model: \['another'\], not \['random:tiny'"
+    ):
         run(bag, out, engine)
 
 
