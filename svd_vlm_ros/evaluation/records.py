@@ -20,9 +20,9 @@ PATTERN = "answers-*.jsonl"
 
 
 class Scored(NamedTuple):
-    """An answer as it is kept: of which picture and kind, the text, its score, tokens it read."""
+    """An answer as it is kept: of which image and kind, the text, its score, tokens it read."""
 
-    picture: str
+    image: str
     kind: str
     answer: str
     score: float
@@ -31,16 +31,16 @@ class Scored(NamedTuple):
 
 @dataclass
 class Folder:
-    """All that the files of a folder say.
+    """All records of a folder.
 
     Attributes:
-        settings: what the answers were made with; {} where there are no files.
+        settings: what the answers were made with; {} if there are no files.
         answers: {cell key: {question id: answer}}.
-        refused: {cell key: {picture: reason}}: the selector or model could not do it.
-        unread: {picture: reason}: the picture could not be read.
+        refused: {cell key: {image: reason}}: the selector or model could not do it.
+        unread: {image: reason}: the image could not be read.
         times: {cell key: [seconds of each timed answer]}.
-        looks: lines about what was kept in the pictures of the report.
-        asked: {picture: {question id: (question, true answer)}} of those pictures.
+        looks: lines about what was kept in the images of the report.
+        asked: {image: {question id: (question, true answer)}} of those images.
         duplicates: answers that were there twice; the first one counts.
         broken: "file, line N" of lines that are no JSON.
     """
@@ -57,14 +57,14 @@ class Folder:
 
     def warnings(self) -> list[str]:
         """What a reader of the result should know about the files, in sentences."""
-        said = []
+        sentences = []
         if self.broken:
-            said.append(f"Broken lines were left out: {'; '.join(self.broken)}.")
+            sentences.append(f"Broken lines were left out: {'; '.join(self.broken)}.")
         if self.duplicates:
-            said.append(
+            sentences.append(
                 f"{self.duplicates} questions were answered twice: the first answer counts."
             )
-        return said
+        return sentences
 
     def has(self, cell: str, question: str) -> bool:
         """Whether a question has been answered in a cell."""
@@ -100,6 +100,20 @@ class Folder:
                     "give all processes of a run the same options, or name another --out."
                 )
             self.settings = line["settings"]
+
+
+def answer_line(cell: str, question: str, scored: Scored) -> dict[str, Any]:
+    """The line of an answer. In the files an image is called "picture"."""
+    return {
+        "record": "answer",
+        "cell": cell,
+        "id": question,
+        "picture": scored.image,
+        "kind": scored.kind,
+        "answer": scored.answer,
+        "score": scored.score,
+        "tokens": scored.tokens,
+    }
 
 
 def shard_path(folder: Path, rank: int) -> Path:

@@ -22,14 +22,14 @@ from rosbags.rosbag2 import Reader, StoragePlugin
 
 from svd_vlm_ros.bags.annotate import Work, annotate, journal_path
 from svd_vlm_ros.bags.definitions import DESCRIPTION, build, definitions_folder, typestore
-from svd_vlm_ros.bags.recording import open_bag, picture_topics
+from svd_vlm_ros.bags.recording import image_topics, open_bag
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import parse_fact
 from svd_vlm_ros.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parent))  # for recorded.py: no test folder is on the path
-from recorded import BEGIN, FRONT, ODD, PERIOD, REAR, make_bag, picture
+from recorded import BEGIN, FRONT, ODD, PERIOD, REAR, image, make_bag
 
 TOPIC = "/scene_description"
 FACT = parse_fact("path: is the path clear? [yes, no, maybe]")
@@ -60,12 +60,12 @@ def descriptions(path: Path, topic: str = TOPIC) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_descriptions_stand_beside_their_pictures(
+def test_descriptions_stand_beside_their_images(
     tmp_path: Path, engine: SceneEngine, plugin: StoragePlugin
 ) -> None:
     bag, out = make_bag(tmp_path / "drive", 3, plugin), tmp_path / "seen.mcap"
     done = run(bag, out, engine, facts=(FACT,))
-    assert (done.pictures, done.unreadable, done.topics) == (6, 0, (FRONT, REAR))
+    assert (done.images, done.unreadable, done.topics) == (6, 0, (FRONT, REAR))
     before, after = read(bag), read(out)
     assert {topic: after[topic] for topic in before} == before, "the original topics, byte by byte"
     assert set(after) == {*before, TOPIC}
@@ -83,11 +83,11 @@ def test_descriptions_stand_beside_their_pictures(
         assert each.header.stamp in stamps[each.camera]
         assert each.header.frame_id == each.camera.split("/")[1]
         assert at in [log_time for log_time, _ in before[each.camera]]
-    scene = engine.see(picture(1))
+    scene = engine.see(image(1))
     _, second = next(pair for pair in made if pair[1].header.stamp == stamps[FRONT][1])
     assert second.text == engine.describe(scene, max_new_tokens=4).text
-    chances = engine.choose(scene, FACT.question, FACT.choices).probabilities
-    assert second.facts[0].probabilities == pytest.approx(chances, abs=1e-6)
+    expected = engine.choose(scene, FACT.question, FACT.choices).probabilities
+    assert second.facts[0].probabilities == pytest.approx(expected, abs=1e-6)
     assert second.facts[0].choices == list(FACT.choices)
     assert second.facts[0].value in FACT.choices
     assert second.stats.visual_tokens_kept == 192
@@ -112,14 +112,14 @@ def test_the_file_is_one_that_ros_reads(tmp_path: Path, engine: SceneEngine) -> 
     assert "SceneFact[] facts" in made.msgdef.data.replace("svd_vlm_ros/", "")
     assert made.ext.offered_qos_profiles[0].reliability.name == "RELIABLE"
     compiled = definitions_folder() / "SceneDescription.json"
-    if compiled.exists():  # an installed package: what ROS itself says
+    if compiled.exists():  # an installed package: what ROS itself has
         assert made.digest in compiled.read_text()
 
 
-def test_unreadable_pictures_are_left_out(tmp_path: Path, engine: SceneEngine) -> None:
+def test_unreadable_images_are_left_out(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 4, broken={0, 2}), tmp_path / "seen.mcap"
     done = run(bag, out, engine, topics=(FRONT,))
-    assert (done.pictures, done.unreadable) == (4, 2)
+    assert (done.images, done.unreadable) == (4, 2)
     assert "'32FC1' holds plain numbers" in done.reasons[FRONT]
     assert [(at - BEGIN) // PERIOD for at, _ in descriptions(out)] == [1, 3]
 
@@ -127,7 +127,7 @@ def test_unreadable_pictures_are_left_out(tmp_path: Path, engine: SceneEngine) -
 def test_every_so_often(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 7), tmp_path / "seen.mcap"
     done = run(bag, out, engine, period=0.25, topics=(FRONT,), describe=False, facts=(FACT,))
-    assert done.pictures == 3
+    assert done.images == 3
     assert [(at - BEGIN) // PERIOD for at, _ in descriptions(out)] == [0, 3, 6]
 
 
@@ -167,10 +167,10 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     with open(journal, "ab") as file:
         file.write(b'{"picture": 79, "top')  # as a killed process may leave it
 
-    status, told = interrupt(call, journal, 12, signal.SIGINT)
+    status, shown = interrupt(call, journal, 12, signal.SIGINT)
     assert status == 1
-    assert told.count("Stopped: what was found is in") == 1
-    assert "Traceback" not in told
+    assert shown.count("Stopped: what was found is in") == 1
+    assert "Traceback" not in shown
 
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -185,7 +185,7 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "seen.mcap.journal"]
 
     done = run(bag, out, engine, facts=(FACT,))
-    assert (done.pictures, done.kept) == (80, 80), "nothing is looked at twice"
+    assert (done.images, done.kept) == (80, 80), "nothing is looked at twice"
     assert not journal.exists()
     (tmp_path / "whole").mkdir()
     whole = tmp_path / "whole" / out.name
@@ -238,7 +238,7 @@ def test_a_journal_broken_in_the_middle_costs_one_finding(
 @pytest.mark.parametrize(
     ("work", "sentence"),
     [
-        ({"topics": ("/nowhere",)}, rf"no pictures on /nowhere: the bag has {FRONT}, {REAR}"),
+        ({"topics": ("/nowhere",)}, rf"no images on /nowhere: the bag has {FRONT}, {REAR}"),
         ({"topic": ODD}, f"has a topic {ODD} already"),
         ({"topic": "seen"}, "must begin with a slash"),
         ({"describe": False}, "nothing to find out"),
@@ -293,7 +293,7 @@ def test_bags_that_cannot_be_read(tmp_path: Path) -> None:
             pass
 
 
-def test_the_same_picture_compressed_is_left_out() -> None:
+def test_the_same_image_compressed_is_left_out() -> None:
     class Made:
         connections = ()
 
@@ -305,8 +305,8 @@ def test_the_same_picture_compressed_is_left_out() -> None:
         connection("/a/compressed", "CompressedImage"),
         connection("/b/compressed", "CompressedImage"),
     )
-    assert [each.topic for each in picture_topics(Made())] == ["/a", "/b/compressed"]
-    assert [each.topic for each in picture_topics(Made(), ["/a/compressed"])] == ["/a/compressed"]
+    assert [each.topic for each in image_topics(Made())] == ["/a", "/b/compressed"]
+    assert [each.topic for each in image_topics(Made(), ["/a/compressed"])] == ["/a/compressed"]
 
 
 def test_messages_are_built_of_what_is_given() -> None:

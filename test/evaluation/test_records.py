@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of answers: cut lines, broken lines, duplicates, two writers, other settings, shards."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ CELL = Cell("bf16", "svd", 16)
 
 
 def answer(question: str, score: float = 1.0, **changed: Any) -> dict[str, Any]:
-    picture = question.split("/")[0]
+    image = question.split("/")[0]
     return {
         "record": "answer",
         "cell": CELL.key,
         "id": question,
-        "picture": picture,
+        "picture": image,
         "kind": "color",
         "answer": "röt",
         "score": score,
@@ -121,10 +122,14 @@ def test_shards_are_merged_once_nothing_is_missing(tmp_path: Path) -> None:
     write(tmp_path, [answer("2/a", 0.0)], rank=1)
     begun = time.time() - 1
     assert finish(tmp_path, [CELL], questions, begun) == Ending(0)
-    assert finish(tmp_path, [CELL], questions, begun) == Ending(0, told=True)
+    assert finish(tmp_path, [CELL], questions, begun) == Ending(0, reported=True)
 
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
-    assert len(lines) == 4
+    assert [json.loads(line) for line in lines[1:]] == [
+        answer("1/a"),
+        answer("2/a", 0.0),
+        answer("3/a"),
+    ]
     assert "66.7" in (tmp_path / "table.md").read_text()
     assert read_folder(tmp_path).duplicates == 0  # what is merged is not read again
 
