@@ -138,7 +138,11 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first settings that differ, for a sentence: "seed: 0, not 1"."""
-    names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+    names = [
+        name
+        for name in {**begun, **wanted}
+        if (name in begun, begun.get(name)) != (name in wanted, wanted.get(name))
+    ]
     return "; ".join(
         f"{name}: {reprlib.repr(begun.get(name))}, not {reprlib.repr(wanted.get(name))}"
         for name in names[:3]

@@ -195,8 +195,10 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, engine: SceneEngine) -> tuple[Path, bytes]:
-    """A bag, and the journal of its annotation when all was looked at."""
+def stopped(
+    tmp_path_factory: pytest.TempPathFactory, engine: SceneEngine
+) -> tuple[Path, bytes, bytes]:
+    """A bag, the journal of its annotation when all was looked at, and what becomes of it."""
     folder = tmp_path_factory.mktemp("stopped")
     bag, out = make_bag(folder / "drive", 3, broken={1}), folder / "seen.mcap"
 
@@ -206,33 +208,36 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, engine: SceneEngine) -> tu
 
     with open_bag(bag) as reader, pytest.raises(KeyboardInterrupt):
         annotate(reader, bag, out, engine, Work(max_new_tokens=4, facts=(FACT,)), stop)
-    return bag, journal_path(out).read_bytes()
+    content = journal_path(out).read_bytes()
+    journal_path(out).unlink()
+    run(bag, out, engine, facts=(FACT,))
+    return bag, content, out.read_bytes()
 
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_a_journal_cut_at_any_byte_gives_the_same_bag(
-    stopped: tuple[Path, bytes], engine: SceneEngine, data: st.DataObject
+    stopped: tuple[Path, bytes, bytes], engine: SceneEngine, data: st.DataObject
 ) -> None:
-    bag, content = stopped
+    bag, content, whole = stopped
     cut = data.draw(st.integers(0, len(content)), label="cut")
-    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as resumed:
-        run(bag, Path(whole) / "seen.mcap", engine, facts=(FACT,))
-        out = Path(resumed) / "seen.mcap"
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "seen.mcap"
         journal_path(out).write_bytes(content[:cut])
         done = run(bag, out, engine, facts=(FACT,))
         assert done.kept == max(0, content[:cut].count(b"\n") - 1), "nothing is looked at twice"
-        assert out.read_bytes() == (Path(whole) / "seen.mcap").read_bytes()
+        assert out.read_bytes() == whole
 
 
 def test_a_journal_broken_in_the_middle_costs_one_finding(
-    stopped: tuple[Path, bytes], tmp_path: Path, engine: SceneEngine
+    stopped: tuple[Path, bytes, bytes], tmp_path: Path, engine: SceneEngine
 ) -> None:
-    bag, content = stopped
+    bag, content, whole = stopped
     out = tmp_path / "seen.mcap"
     first, second, third, *rest = content.splitlines(keepends=True)
     journal_path(out).write_bytes(b"".join([first, second, b"\x00" * len(third) + b"\n", *rest]))
     assert run(bag, out, engine, facts=(FACT,)).kept == 5
+    assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
