@@ -425,6 +425,12 @@ class ModelFamily(Protocol):
         """Load a model that is on this machine; see `models.load`."""
         ...
 
+    def relevance(self, name: str) -> str:
+        """The space in which selectors compare a question with an image of a model of this name:
+        "clip" if there is a text encoder for its vision encoder, else "words".
+        """
+        ...
+
     def check_relevance(self, selector: TextRelevance) -> None:
         """Raise `UserError` if `LoadedModel.compare` would for want of files; reads no weights."""
         ...

@@ -206,6 +206,10 @@ class StockFamily(ABC):
                 "quantized while they load."
             )
 
+    def relevance(self, name: str) -> str:
+        """By the language model's words."""
+        return "words"
+
     def check_relevance(self, selector: TextRelevance) -> None:
         """Raise `UserError` unless a selector compares by the language model's words."""
         if selector.relevance != "words":

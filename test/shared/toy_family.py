@@ -128,6 +128,9 @@ class ToyFamily:
     def check_relevance(self, selector):
         pass
 
+    def relevance(self, name):
+        return "words"
+
     def sizes(self, name):
         decoder = Decoder(HIDDEN, 64, 3, 4, 2, HIDDEN // 4, 512)
         pixels = 3 * PATCH * PATCH
