@@ -25,7 +25,7 @@ SHAPES = [
 
 
 def config_of(name):
-    return family_of(name).config(name)
+    return family_of(name).random_config(name)
 
 
 def images_of(name, **bounds):

@@ -186,7 +186,7 @@ def test_bounds_of_pixels_are_obeyed(model_type, size):
         bounds = {"min_pixels": least * side**2, "max_pixels": most * side**2}
         options = ModelOptions(**bounds)
         family = family_of(TINY + model_type)
-        processor = family.image_processor(None, family.config(TINY + model_type), options)
+        processor = family.image_processor(None, family.random_config(TINY + model_type), options)
         rows, columns = processor(black(*size), "pad").framing.grid
         assert least <= rows * columns <= most
 
@@ -263,12 +263,14 @@ def test_visual_tokens_in_full_size_are_as_published(model_type, size, tokens):
     name = FULL_SIZE[model_type]
     family = family_of(name)
     assert family.model_type == model_type
-    images = family.image_processor(None, family.config(name), ModelOptions())
+    images = family.image_processor(None, family.random_config(name), ModelOptions())
     made = images(black(*size), "pad")
     rows, columns = made.framing.grid
     assert (rows * columns, len(made.pixels)) == (tokens, 4 * tokens)
+    view = family.sizes(name).view((size[1], size[0]))
+    assert (view.tokens, view.patches) == (tokens, 4 * tokens)
     if size == (640, 480):
-        assert tokens == images.tokens == family.sizes(name).tower.patches
+        assert tokens == images.tokens
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_visual_tokens_in_full_size_are_as_published(model_type, size, tokens):
 )
 def test_full_size_models_have_the_published_number_of_weights(model_type, weights):
     family = family_of(FULL_SIZE[model_type])
-    config = family.config(FULL_SIZE[model_type])
+    config = family.random_config(FULL_SIZE[model_type])
     with torch.device("meta"):
         model = family.model_class()._from_config(config)
     assert sum(each.numel() for each in model.parameters()) == weights
