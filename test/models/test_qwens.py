@@ -228,7 +228,9 @@ def test_wrong_bounds_are_refused_in_a_sentence(model_type, bounds, sentence):
         load(model_type, **bounds)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 50), (1400, 28), (9, 450), (31, 33)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 1), (1, 50), (1400, 28), (20, 3), (40, 1), (9, 4), (9, 450), (31, 33)]
+)
 def test_small_and_long_images_are_seen(model, size):
     engine, reference = model
     engine.use_selector("none")
@@ -236,6 +238,7 @@ def test_small_and_long_images_are_seen(model, size):
     scene = engine.see(image)
     wanted = reference.generate(image, "what is it?", 4)
     assert engine.ask(scene, "what is it?", max_new_tokens=4).token_ids == wanted
+    assert (scene.grid[0] - scene.grid[1]) * (size[1] - size[0]) >= 0  # as long as the image is
     engine.use_selector("svd", visual_tokens=4)
     kept = engine.see(image)
     for index in kept.selection.indices.tolist():

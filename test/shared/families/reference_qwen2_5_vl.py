@@ -10,7 +10,7 @@ from transformers.vision_utils import get_vision_window_index
 class Qwen25VL(Reference):
     def inputs(self, image):
         processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056)
-        return dict(processor(images=image, return_tensors="pt"))
+        return dict(processor(images=image, input_data_format="channels_last", return_tensors="pt"))
 
     def ids(self, inputs, question):
         count = int(inputs["image_grid_thw"].prod()) // 4
