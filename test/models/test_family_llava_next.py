@@ -107,6 +107,18 @@ def test_a_checkpoint_with_mistral_and_settings_of_its_own(tmp_path, monkeypatch
         SceneEngine.load(str(tmp_path), precision="fp32", device="cpu")
 
 
+def test_without_a_chat_template_nothing_is_guessed(tmp_path, engine):
+    engine.loaded.model.save_pretrained(tmp_path)
+    engine.loaded.tokenizer.save_pretrained(tmp_path)
+    engine.loaded.images.processor.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no chat template"):
+        SceneEngine.load(str(tmp_path), precision="fp32", device="cpu")
+    vicuna = "USER: <image>\n{{ messages[0].content[1].text }} ASSISTANT:"
+    (tmp_path / "chat_template.jinja").write_text(vicuna)
+    own = SceneEngine.load(str(tmp_path), precision="fp32", device="cpu")
+    assert own.loaded.prompt(None).text("why?") == "USER: <image>\nwhy? ASSISTANT:"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -10,12 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.llava_next.family import AnyresFamily
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# The turns of Mistral Instruct; the checkpoints with Vicuna bring a template of their own.
+    from svd_vlm_ros.models.interface import ModelOptions
+    from svd_vlm_ros.models.stock import LoadedStock
+
+# The turns of Mistral Instruct.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{%- if message.role == 'user' %}{{ '[INST] ' }}{% endif %}"
@@ -47,6 +51,24 @@ class LlavaNextFamily(AnyresFamily):
         from transformers import LlavaNextForConditionalGeneration
 
         return LlavaNextForConditionalGeneration
+
+    def load(
+        self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
+    ) -> LoadedStock:
+        """Load a model that is on this machine; see `models.load`.
+
+        Raises:
+            UserError: also if it has no chat template, unless its language model tells the one.
+        """
+        loaded = super().load(name, precision=precision, device=device, seed=seed, options=options)
+        # Vicuna, Yi and Llama 3 are all "llama", and each is asked in another way.
+        is_guess = loaded.template.source == CHAT_TEMPLATE and not loaded.random_weights
+        if is_guess and loaded.model.config.get_text_config().model_type != "mistral":
+            raise UserError(
+                f"{name} has no chat template, so that nothing says how it is asked: fetch a newer "
+                "revision of it."
+            )
+        return loaded
 
     def random_config(self, name: str) -> PretrainedConfig:
         """LLaVA-NeXT 7B with Mistral in every size, or thousands of times fewer weights."""

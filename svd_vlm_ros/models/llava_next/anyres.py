@@ -26,7 +26,7 @@ from svd_vlm_ros.models.interface import ModelOptions
 Shape = tuple[int, int]
 """Height and width, or rows and columns."""
 
-SHRINKS_ABOVE = 1.1  # as the models do: less than that is not worth a blur
+SHRINKS_ABOVE = 1.1  # as the models do
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,29 +84,23 @@ class TileGrid(Framing):
     step: tuple[float, float]
 
     def _columns(self, column: int) -> tuple[float, float]:
-        start, end = self._span(self.first[1], self.step[1], column)
-        return self._clipped(start, end, self.x0, self.tile_width, self.patch_width, self.width)
+        edges = self.first[1] + column * self.step[1], self.first[1] + (column + 1) * self.step[1]
+        return self._clipped(edges, self.x0, self.tile_width, self.patch_width, self.width)
 
     def _rows(self, row: int) -> tuple[float, float]:
-        start, end = self._span(self.first[0], self.step[0], row)
-        return self._clipped(start, end, self.y0, self.tile_height, self.patch_height, self.height)
-
-    @staticmethod
-    def _span(first: int, step: float, index: int) -> tuple[float, float]:
-        return first + index * step, first + (index + 1) * step
+        edges = self.first[0] + row * self.step[0], self.first[0] + (row + 1) * self.step[0]
+        return self._clipped(edges, self.y0, self.tile_height, self.patch_height, self.height)
 
     def _clipped(
-        self, start: float, end: float, corner: float, tile: float, patch: float, limit: int
+        self, edges: tuple[float, float], corner: float, tile: float, patch: float, limit: int
     ) -> tuple[float, float]:
         """From patches counted through the tiles to source pixels inside the image."""
-        before = floor(start / self.side), ceil(end / self.side) - 1  # tiles ahead of either edge
-        edges = start, end
-        found = [
-            corner + ahead * tile + (edge - ahead * self.side) * patch
-            for ahead, edge in zip(before, edges, strict=True)
-        ]
-        left, right = (min(max(edge, 0.0), float(limit)) for edge in found)
-        return left, right
+        ahead = floor(edges[0] / self.side), ceil(edges[1] / self.side) - 1  # tiles, of either edge
+        start, end = (
+            min(max(corner + tiles * tile + (edge - tiles * self.side) * patch, 0.0), float(limit))
+            for edge, tiles in zip(edges, ahead, strict=True)
+        )
+        return start, end
 
 
 @dataclass(frozen=True)

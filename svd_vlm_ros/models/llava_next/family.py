@@ -25,7 +25,6 @@ class AnyresFamily(StockFamily):
     Attributes:
         vision_type: the `model_type` of the tower.
         class_tokens: in front of a tile's patches in the tower: 1 or 0.
-        feature_layer: whose output the model looks at if a config.json does not say.
         strategy: what its `vision_feature_select_strategy` must be.
     """
 
