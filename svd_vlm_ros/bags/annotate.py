@@ -164,6 +164,12 @@ def _what(
 ) -> dict[str, Any]:
     """What the findings depend on."""
     info = engine.info
+    # Those that were not given are left out: earlier journals have none of them.
+    options = {
+        name: value
+        for name, value in dataclasses.asdict(info.options).items()
+        if value not in (None, "auto")
+    }
     return {
         "version": __version__,
         "bag": fingerprint(reader),
@@ -173,6 +179,7 @@ def _what(
         "prompt": [work.describe, work.prompt, work.max_new_tokens],
         "questions": [dataclasses.asdict(fact) for fact in work.facts],
         "period": work.period,
+        **options,
     }
 
 
