@@ -164,22 +164,17 @@ def _what(
 ) -> dict[str, Any]:
     """What the findings depend on."""
     info = engine.info
-    # Those that were not given are left out: earlier journals have none of them.
-    options = {
-        name: value
-        for name, value in dataclasses.asdict(info.options).items()
-        if value not in (None, "auto")
-    }
+    # Left out as long as nothing is set, so that journals from before there were any go on.
+    options = [] if info.options == type(info.options)() else dataclasses.astuple(info.options)
     return {
         "version": __version__,
         "bag": fingerprint(reader),
         "topics": sorted({each.topic for each in images}),
-        "model": [info.model, info.precision, info.dtype, info.aspect],
+        "model": [info.model, info.precision, info.dtype, info.aspect, *options],
         "selector": [info.selector, info.visual_tokens, info.token_cap],
         "prompt": [work.describe, work.prompt, work.max_new_tokens],
         "questions": [dataclasses.asdict(fact) for fact in work.facts],
         "period": work.period,
-        **options,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from svd_vlm_ros import models
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
 from svd_vlm_ros.models.images import Framing, TiledFraming
 from svd_vlm_ros.selection import LayerSelector, Need, VisualFeatures, make_selector
@@ -17,10 +18,9 @@ from svd_vlm_ros.selection import LayerSelector, Need, VisualFeatures, make_sele
 def relevance_of(model: str) -> str:
     """The space in which selectors compare image and question: "clip", or "words".
 
-    Scout and random models come without a text tower: there it is the language model's own word
-    embeddings.
+    Many models come without a text tower: there it is the language model's own word embeddings.
     """
-    return "words" if model == "scout" or model.startswith("random:") else "clip"
+    return models.family_of(model).relevance(model)
 
 
 def selector_options(name: str, model: str, seed: int) -> dict[str, Any]:

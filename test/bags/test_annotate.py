@@ -288,7 +288,7 @@ def test_options_of_the_model_must_agree(
     out = tmp_path / "seen.mcap"
     journal_path(out).write_bytes(content)
     options = {"precision": "fp32", "device": "cpu", "position_policy": "original"}
-    with pytest.raises(UserError, match=r"settings \(position_policy: None, not 'original'\)"):
+    with pytest.raises(UserError, match=r"settings \(model: \[.*\], not \[.*'original', "):
         run(bag, out, SceneEngine.load("random:tiny", **options), facts=(FACT,))
     assert journal_path(out).read_bytes() == content
 
