@@ -17,6 +17,7 @@ from peers_common import IMAGE_SIZE, main
 from svd_vlm_ros.heap import give_back
 from svd_vlm_ros.models.files import scout_folder
 from svd_vlm_ros.models.images import Framing, ProcessedImage
+from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.llava.loading import load_llava
 from svd_vlm_ros.models.llava.random import build_random, random_config
 from svd_vlm_ros.models.llava.vision import VisionTower
@@ -76,7 +77,7 @@ class Ours:
     @torch.inference_mode()
     def token(self, row: np.ndarray) -> np.ndarray:
         rows = torch.from_numpy(row).to(self._decoder.dtype)
-        hidden = self._decoder.read(rows, self._cache)
+        hidden = self._decoder.read(Tokens.in_order(rows), self._cache)
         logits: np.ndarray = self._head(hidden[-1:])[0].float().numpy()
         return logits
 

@@ -29,6 +29,7 @@ from svd_vlm_ros.models.interface import (
     Writer,
 )
 from svd_vlm_ros.selection import Selection, VisualFeatures
+from svd_vlm_ros.selection.tiles import select_patches
 
 ShouldStop = Callable[[int], str | None]
 OnText = Callable[[int, str], None]
@@ -139,7 +140,7 @@ class Answerer:
             if len({choice.strip() for choice in choices}) < len(choices):
                 raise UserError("Two of the choices are the same.")
             self._check_room(scene, len(ids[-1]), max(map(len, texts[-1])) + 1)
-        end = min(self._ends)
+        end = self.prompt.end(self._ends)
         answers: list[Answer] = []
         for batch in _batches(scene, len(ids)):
             watch = Stopwatch(self._device)
@@ -264,7 +265,7 @@ class Answerer:
             pruning = self._language.pruning(pending.selector, pending.budget, len(visual))
         else:
             features = self._with_question(pending, question)
-            selection = pending.selector(features, pending.budget)
+            selection = select_patches(pending.selector, features, pending.budget)
             select = watch.lap()
             visual = self._connector(features, selection)
         visual = replace(visual, rows=visual.rows.to(text.rows.dtype))
@@ -286,13 +287,15 @@ class Answerer:
 
     def _every_layer(self, scene: Scene, reading: _Reading) -> tuple[int, ...]:
         visual = reading.visual if scene.pending else scene.tokens_kept
+        if reading.selection is not None:
+            visual = len(reading.selection)
         return (visual,) * self._language.layers
 
     def _check_room(self, scene: Scene, asked: int, answered: int) -> None:
-        read = _read_before(scene).length
+        before = _read_before(scene)
+        read = max(before.length, before.end)
         if scene.pending is not None:
-            inside = isinstance(scene.pending, PendingPruning)
-            read += scene.tokens_total if inside else scene.tokens_kept
+            read += scene.pending.room
         room = self._context - read - answered
         if asked > room:
             raise UserError(

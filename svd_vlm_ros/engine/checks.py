@@ -4,11 +4,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from svd_vlm_ros import models
 from svd_vlm_ros.engine.values import EngineInfo
-from svd_vlm_ros.selection import LayerSelector, make_budget, make_selector
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection import (
+    FeatureSelector,
+    LayerSelector,
+    Need,
+    make_budget,
+    make_selector,
+    selector_names,
+)
 from svd_vlm_ros.selection.relevance import TextRelevance
+from svd_vlm_ros.selection.values import QUESTION_NEEDS
+
+
+def fitting_selectors(gives: frozenset[Need], prunes: bool) -> tuple[str, ...]:
+    """The selectors that a model can run, the default first.
+
+    Args:
+        gives: what its vision encoder gives them.
+        prunes: whether they can act inside its language model.
+    """
+    inside = selector_names("inside") if prunes else []
+    before = [
+        name
+        for name in selector_names("before")
+        if cast(FeatureSelector, make_selector(name)).needs - QUESTION_NEEDS <= gives
+    ]
+    return (*before, *inside)
+
+
+def check_fits(selector: str, info: EngineInfo) -> None:
+    """Raise `UserError` unless an engine's model can run a selector that is known."""
+    if selector not in selector_names() or selector in info.selectors:
+        return
+    made = make_selector(selector)
+    if isinstance(made, LayerSelector):
+        why = "drops tokens inside the language model, which can't be done in"
+    else:
+        needs = ", ".join(sorted(made.needs - QUESTION_NEEDS))
+        why = f"needs {needs} of the vision encoder, which is not to be had from"
+    known = ", ".join(info.selectors)
+    raise UserError(f"The selector '{selector}' {why} {info.model}: take one of {known}.")
 
 
 def check_selection(
@@ -26,6 +66,7 @@ def check_selection(
         selector, options: see `make_selector`.
         visual_tokens, token_cap: see `SceneEngine.load`.
     """
+    check_fits(selector, info)
     made = make_selector(selector, **options)
     budget = make_budget(visual_tokens, token_cap)
     if isinstance(made, LayerSelector):

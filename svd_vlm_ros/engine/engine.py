@@ -28,6 +28,7 @@ import torch
 
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.engine.answers import Answerer
+from svd_vlm_ros.engine.checks import check_fits
 from svd_vlm_ros.engine.loading import load_parts
 from svd_vlm_ros.engine.scenes import SceneMaker, SelectorInUse
 from svd_vlm_ros.engine.values import (
@@ -37,8 +38,8 @@ from svd_vlm_ros.engine.values import (
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, check_image
-from svd_vlm_ros.models.interface import LoadedModel, Prompt
+from svd_vlm_ros.models.images import Framing, TiledFraming, check_image
+from svd_vlm_ros.models.interface import LoadedModel, ModelOptions, PositionPolicy, Prompt
 from svd_vlm_ros.selection import (
     Budget,
     Need,
@@ -100,6 +101,9 @@ class SceneEngine:
         cpu_threads: int = 0,
         selector_options: dict[str, Any] | None = None,
         seed: int = 0,
+        position_policy: PositionPolicy = "auto",
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> SceneEngine:
         """Load a model. Nothing is ever fetched.
 
@@ -118,6 +122,9 @@ class SceneEngine:
             cpu_threads: threads of torch and of the kernels, for the whole process; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
+            position_policy: see `models.interface.ModelOptions`.
+            min_pixels, max_pixels: of the image that a family with dynamic resolution makes; None:
+                as the checkpoint says.
 
         Raises:
             UserError: the model is not on this machine, or an argument is out of its range.
@@ -133,6 +140,7 @@ class SceneEngine:
             cpu_threads=cpu_threads,
             selector_options=selector_options,
             seed=seed,
+            options=ModelOptions(position_policy, min_pixels, max_pixels),
         )
         return cls(loaded, info, chosen, system_prompt)
 
@@ -156,7 +164,7 @@ class SceneEngine:
     def see_features(
         self,
         features: VisualFeatures,
-        framing: Framing,
+        framing: Framing | TiledFraming,
         image_shape: tuple[int, int, int],
         *,
         visual_tokens: int | float | None = None,
@@ -194,7 +202,7 @@ class SceneEngine:
             needs = self._chosen.needs
         return self._scenes.encode(self._scenes.process(image), needs)
 
-    def framing(self, image: np.ndarray) -> Framing:
+    def framing(self, image: np.ndarray) -> Framing | TiledFraming:
         """Where the patches lie in an image; for `see_features`.
 
         Raises:
@@ -226,6 +234,7 @@ class SceneEngine:
         tokens = self.info.visual_tokens if visual_tokens is None else visual_tokens
         cap = self.info.token_cap if token_cap is None else token_cap
         self._open()
+        check_fits(name, self.info)
         chosen = self._fitting(make_selector(name, **options), make_budget(tokens, cap))
         self._chosen = chosen
         self.info = replace(
@@ -366,7 +375,8 @@ class SceneEngine:
         """
         watch = Stopwatch(self._open().device)
         side = self.info.image_size
-        grey = np.full((side, side, 3), 128, np.uint8)
+        square = self.info.grid is not None and self.info.grid[0] == self.info.grid[1]
+        grey = np.full((side if square else side * 3 // 4, side, 3), 128, np.uint8)
         scene = self.see(grey)
         self.ask(scene, DESCRIBE, max_new_tokens=2)
         self.choose(scene, DESCRIBE, ["yes", "no"])

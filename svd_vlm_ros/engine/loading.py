@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from svd_vlm_ros import models
+from svd_vlm_ros.engine.checks import check_fits, fitting_selectors
 from svd_vlm_ros.engine.values import EngineInfo
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back
-from svd_vlm_ros.models.interface import LoadedModel
+from svd_vlm_ros.models.interface import LoadedModel, ModelOptions, PositionPolicy
 from svd_vlm_ros.models.loading import resolve_device
 from svd_vlm_ros.models.weights.packed import pack
 from svd_vlm_ros.models.weights.precision import quantized_layers, weight_bytes
@@ -19,6 +20,7 @@ from svd_vlm_ros.models.weights.precision_choice import check_wish, choose_preci
 from svd_vlm_ros.selection import Selector, make_budget, make_selector
 
 ASPECTS = ("pad", "crop")
+POLICIES: tuple[PositionPolicy, ...] = ("auto", "contiguous", "original")
 
 
 def load_parts(
@@ -33,6 +35,7 @@ def load_parts(
     cpu_threads: int,
     selector_options: dict[str, Any] | None,
     seed: int,
+    options: ModelOptions,
 ) -> tuple[LoadedModel, EngineInfo, Selector]:
     """Load a model and make a selector; see `SceneEngine.load` for the arguments.
 
@@ -46,25 +49,27 @@ def load_parts(
     """
     if aspect not in ASPECTS:
         raise UserError(f"There is no aspect '{aspect}': take one of {', '.join(ASPECTS)}.")
+    check_options(options)
     if cpu_threads < 0:
         raise UserError(f"cpu_threads must be 0 or more, not {cpu_threads}.")
     make_budget(visual_tokens, token_cap)
-    options = dict(selector_options or {})
+    choices = dict(selector_options or {})
     if selector == "random":
-        options.setdefault("seed", seed)
-    chosen = make_selector(selector, **options)
+        choices.setdefault("seed", seed)
+    chosen = make_selector(selector, **choices)
     if cpu_threads:
         torch.set_num_threads(cpu_threads)
     wish, place = check_wish(precision), resolve_device(device)
     family = models.family_of(model)
     choice = choose_precision(wish, family.sizes(model), place)
-    loaded = family.load(model, precision=choice.precision, device=device, seed=seed)
+    loaded = family.load(
+        model, precision=choice.precision, device=device, seed=seed, options=options
+    )
     if aspect not in loaded.images.aspects:
         known = ", ".join(loaded.images.aspects)
         raise UserError(f"{model} knows no aspect '{aspect}': take one of {known}.")
     pack(loaded.model)
     give_back()
-    rows, columns = loaded.images.grid
     info = EngineInfo(
         model=model,
         precision=choice.precision,
@@ -74,13 +79,31 @@ def load_parts(
         selector=selector,
         visual_tokens=visual_tokens,
         token_cap=token_cap,
-        visual_tokens_total=rows * columns,
-        grid=(rows, columns),
+        visual_tokens_total=loaded.images.tokens,
+        selectors=fitting_selectors(loaded.encoder().gives, loaded.prunes),
+        grid=loaded.images.grid,
         image_size=loaded.images.size,
         aspect=aspect,
         context=loaded.context,
         random_weights=loaded.random_weights,
         weight_bytes=weight_bytes(loaded.model),
-        quantized_layers=quantized_layers(loaded.model),
+        quantized_layers=quantized_layers(loaded.model, loaded.components),
+        options=options,
     )
+    check_fits(selector, info)
     return loaded, info, chosen
+
+
+def check_options(options: ModelOptions) -> None:
+    """Raise `UserError` if an option is out of its range, whatever the model."""
+    if options.position_policy not in POLICIES:
+        raise UserError(
+            f"There is no position policy '{options.position_policy}': take one of "
+            f"{', '.join(POLICIES)}."
+        )
+    least, most = options.min_pixels, options.max_pixels
+    for name, pixels in (("min_pixels", least), ("max_pixels", most)):
+        if pixels is not None and pixels < 1:
+            raise UserError(f"{name} must be 1 or more, not {pixels}.")
+    if least is not None and most is not None and least > most:
+        raise UserError(f"min_pixels ({least}) is more than max_pixels ({most}).")

@@ -16,7 +16,7 @@ from svd_vlm_ros.engine.values import (
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, ProcessedImage
+from svd_vlm_ros.models.images import Framing, ProcessedImage, TiledFraming
 from svd_vlm_ros.models.interface import Compare, LanguageModel, LoadedModel, Prefix, VisionEncoder
 from svd_vlm_ros.selection import (
     Budget,
@@ -29,6 +29,7 @@ from svd_vlm_ros.selection import (
     looks_at_question,
 )
 from svd_vlm_ros.selection.relevance import TextRelevance
+from svd_vlm_ros.selection.tiles import select_patches
 from svd_vlm_ros.selection.values import QUESTION_NEEDS
 
 
@@ -72,7 +73,6 @@ class SelectorInUse:
             selector.plan(layers, total, budget)
             return cls(selector, None, frozenset(), False)
         needs = selector.needs - QUESTION_NEEDS
-        _check_needs(encoder, needs, f"the selector '{selector.name}'")
         compare = loaded.compare(selector) if isinstance(selector, TextRelevance) else None
         return cls(selector, compare, needs, not looks_at_question(selector))
 
@@ -136,7 +136,7 @@ class SceneMaker:
         features: VisualFeatures,
         chosen: SelectorInUse,
         budget: Budget,
-        framing: Framing,
+        framing: Framing | TiledFraming,
         image_shape: tuple[int, int, int],
         watch: Stopwatch,
         times: tuple[float, float] = (0.0, 0.0),
@@ -151,19 +151,20 @@ class SceneMaker:
         if isinstance(selector, LayerSelector):
             plan = selector.plan(self._language.layers, len(features), budget)
             visual = self.connector(features, _all_of(features))
-            pending = PendingPruning(selector, budget, visual, system)
+            pending = PendingPruning(selector, budget, visual, system, len(visual))
             project_seconds = watch.lap()
             kept = round(plan.average)
         elif not chosen.shareable:
-            pending = PendingSelection(selector, budget, features, chosen.compare, system)
             kept = min(budget.tokens, len(features.valid_indices()))
+            room = self.connector.room(features, kept)
+            pending = PendingSelection(selector, budget, features, chosen.compare, system, room)
         else:
-            selection = selector(features, budget)
+            selection = select_patches(selector, features, budget)
             select_seconds = watch.lap()
             visual = self.connector(features, selection)
             project_seconds = watch.lap()
             prefix = self._language.extend(system, visual)
-            kept = len(visual)
+            kept = len(selection)
         return Scene(
             selection=selection,
             tokens_kept=kept,

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from svd_vlm_ros.models.images import Box, Framing
-from svd_vlm_ros.models.interface import Compare, Prefix, Tokens
+from svd_vlm_ros.models.images import Box, Framing, TiledFraming
+from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix, Tokens
 from svd_vlm_ros.selection import (
     Budget,
     FeatureSelector,
@@ -31,9 +31,12 @@ class EngineInfo:
         selector: its name.
         visual_tokens: the standard budget: a number, or an energy (float) under `token_cap`.
         token_cap: the most tokens that an energy may keep.
-        visual_tokens_total: the patches of an image.
-        grid: rows and columns of patches.
-        image_size: the longer side of what the vision encoder sees, in pixels.
+        visual_tokens_total: the patches of an image, of one of 640 x 480 pixels if they depend
+            on it.
+        selectors: those that the model can run.
+        grid: rows and columns of patches; None: they depend on the image.
+        image_size: the longer side of a typical image, in pixels: what the vision encoder sees if
+            that is fixed.
         aspect: "pad" or "crop".
         context: the most tokens, visual ones included, that the language model was made for.
         random_weights: the answers mean nothing.
@@ -42,6 +45,7 @@ class EngineInfo:
         shareable: a scene may be asked many questions at the cost of one. Not so if the selector
             looks at the question: then every question chooses its own visual tokens.
         system_prompt: the text in front of the conversation; None: none.
+        options: as the model was loaded with.
         advice: a sentence for the user about precision and memory; empty: all is well.
     """
 
@@ -53,7 +57,8 @@ class EngineInfo:
     visual_tokens: int | float
     token_cap: int
     visual_tokens_total: int
-    grid: tuple[int, int]
+    selectors: tuple[str, ...]
+    grid: tuple[int, int] | None
     image_size: int
     aspect: str
     context: int
@@ -64,6 +69,7 @@ class EngineInfo:
     system_prompt: str | None = None
     advice: str = ""
     layers: int = 0  # of the language model
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class PendingSelection:
         features: what it will look at.
         compare: puts question and patches in one space, for a selector that needs "image_text".
         system: what the language model has read of the system prompt.
+        room: position ids that the visual tokens will take up.
     """
 
     selector: FeatureSelector
@@ -103,6 +110,7 @@ class PendingSelection:
     features: VisualFeatures
     compare: Compare | None
     system: Prefix
+    room: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +121,14 @@ class PendingPruning:
         selector, budget: what will drop tokens.
         visual: all visual tokens, projected.
         system: what the language model has read of the system prompt.
+        room: position ids that the visual tokens will take up.
     """
 
     selector: LayerSelector
     budget: Budget
     visual: Tokens
     system: Prefix
+    room: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +160,7 @@ class Scene:
     tokens_total: int
     grid: tuple[int, int] | None
     image_shape: tuple[int, int, int]
-    framing: Framing
+    framing: Framing | TiledFraming
     prefix: Prefix | None
     timings: SceneTimings
     pending: PendingSelection | PendingPruning | None = None

@@ -62,6 +62,56 @@ class Framing:
         return _clip(self.y0 + row * self.patch_height, self.patch_height, self.height)
 
 
+@dataclass(frozen=True)
+class TiledFraming:
+    """Where several grids of patches lie in one source image: its tiles, and perhaps a thumbnail.
+
+    Attributes:
+        tiles: of one image, in the order of their patches.
+        thumbnail: which of them shows the whole image; None: none does.
+    """
+
+    tiles: tuple[Framing, ...]
+    thumbnail: int | None = None
+
+    @property
+    def height(self) -> int:
+        """Of the source image."""
+        return self.tiles[0].height
+
+    @property
+    def width(self) -> int:
+        """Of the source image."""
+        return self.tiles[0].width
+
+    @property
+    def grid(self) -> None:
+        """The patches form no one grid."""
+        return
+
+    def patch_box(self, index: int) -> Box:
+        """See `Framing.patch_box`; the index counts through all tiles."""
+        for tile in self.tiles:
+            count = tile.grid[0] * tile.grid[1]
+            if 0 <= index < count:
+                return tile.patch_box(index)
+            index -= count
+        raise IndexError(f"there is no patch {index} in {len(self.tiles)} tiles")
+
+    def valid(self) -> Tensor | None:
+        """See `Framing.valid`: bool [N] of all tiles."""
+        each = [tile.valid() for tile in self.tiles]
+        if all(valid is None for valid in each):
+            return None
+        sizes = [tile.grid[0] * tile.grid[1] for tile in self.tiles]
+        return torch.cat(
+            [
+                torch.ones(size, dtype=torch.bool) if valid is None else valid
+                for valid, size in zip(each, sizes, strict=True)
+            ]
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class ProcessedImage:
     """An image as the encoder takes it.
@@ -72,7 +122,7 @@ class ProcessedImage:
     """
 
     pixels: Tensor
-    framing: Framing
+    framing: Framing | TiledFraming
 
 
 def check_image(image: object) -> np.ndarray:

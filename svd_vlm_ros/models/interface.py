@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,25 @@ if TYPE_CHECKING:
 Compare = Callable[[VisualFeatures, str, Tensor], ImageText]
 """Takes an image's features, the question, and the language model's embeddings of it."""
 
+PositionPolicy = Literal["auto", "contiguous", "original"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is to be run, apart from its precision and its device.
+
+    Attributes:
+        position_policy: the position ids of the kept visual tokens. "contiguous": they close ranks,
+            as in the papers. "original": each keeps the one that it has among all of the image, and
+            what follows stands behind all of the image. "auto": as the family's room says.
+        min_pixels, max_pixels: of the image that a family with dynamic resolution makes; None: as
+            the checkpoint says.
+    """
+
+    position_policy: PositionPolicy = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -44,13 +63,17 @@ class Tokens:
 
     Attributes:
         rows: float [n, hidden].
-        offsets: int64 [n], the position id of each behind the first one; None: 0 to n - 1.
+        offsets: int64 [n], the position id of each behind the first one; [3, n] if an image's
+            tokens have one in time, down and across (M-RoPE); None: 0 to n - 1.
         span: position ids that they take up: what follows stands behind so many.
+        planes: float [p, n, hidden], what is added to the rows behind each of the first p layers
+            (DeepStack); None: nothing.
     """
 
     rows: Tensor
     offsets: Tensor | None
     span: int
+    planes: Tensor | None = None
 
     @classmethod
     def in_order(cls, rows: Tensor) -> Tokens:
@@ -63,24 +86,46 @@ class Tokens:
     def followed_by(self, other: Tokens) -> Tokens:
         """These and others behind them."""
         rows = torch.cat([self.rows, other.rows])
+        planes = join_planes([self, other])
         if self.offsets is None and other.offsets is None:
-            return Tokens.in_order(rows)
-        offsets = torch.cat([self.positions(), self.span + other.positions()])
-        return Tokens(rows, offsets, self.span + other.span)
+            return Tokens(rows, None, len(rows), planes)
+        offsets = join_positions([self.positions(), self.span + other.positions()])
+        return Tokens(rows, offsets, self.span + other.span, planes)
 
     def positions(self) -> Tensor:
-        """The offsets, written out: int64 [n]."""
+        """The offsets, written out: int64 [n] or [3, n]."""
         if self.offsets is not None:
             return self.offsets
         return torch.arange(len(self.rows), device=self.rows.device)
+
+
+def join_positions(parts: Sequence[Tensor]) -> Tensor:
+    """Position ids behind each other, [n] or, if any of them has three axes, [3, n]."""
+    if any(part.ndim == 2 for part in parts):
+        parts = [part if part.ndim == 2 else part.expand(3, -1) for part in parts]
+    return torch.cat(list(parts), dim=-1)
+
+
+def join_planes(parts: Sequence[Tokens]) -> Tensor | None:
+    """The planes [p, n, hidden] of tokens behind each other, zero if they have none; None: none."""
+    depth = max(0 if part.planes is None else len(part.planes) for part in parts)
+    if not depth:
+        return None
+    hidden = parts[0].rows.shape[1]
+    none = [part.rows.new_zeros(depth, len(part), hidden) for part in parts]
+    for part, rows in zip(parts, none, strict=True):
+        if part.planes is not None:
+            rows[: len(part.planes)] = part.planes
+    return torch.cat(none, dim=1)
 
 
 class ImageProcessor(Protocol):
     """Prepares images for an encoder.
 
     Attributes:
-        size: the longer side of what the encoder sees, in pixels.
-        grid: rows and columns of patches.
+        size: the longer side of a typical image, in pixels: what the encoder sees if that is fixed.
+        grid: rows and columns of patches; None: they depend on the image.
+        tokens: visual tokens of an image, of one of 640 x 480 pixels if they depend on it.
         aspects: the values of `aspect` that it knows, the default first.
     """
 
@@ -88,7 +133,10 @@ class ImageProcessor(Protocol):
     def size(self) -> int: ...  # noqa: D102
 
     @property
-    def grid(self) -> tuple[int, int]: ...  # noqa: D102
+    def grid(self) -> tuple[int, int] | None: ...  # noqa: D102
+
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
 
     @property
     def aspects(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -131,7 +179,13 @@ class Connector(Protocol):
     """From kept features to the language model's embeddings: projector, merger, adapter."""
 
     def __call__(self, features: VisualFeatures, selection: Selection) -> Tokens:
-        """The visual tokens of what was kept, in raster order, at their positions."""
+        """The visual tokens of what was kept, in the order of their patches and at their
+        positions, with the markers that stand among them.
+        """
+        ...
+
+    def room(self, features: VisualFeatures, kept: int) -> int:
+        """Tokens, or position ids if they are more, that `kept` patches and markers take up."""
         ...
 
 
@@ -160,6 +214,10 @@ class Prompt(Protocol):
         """The whole prompt as text, for the family's own processor."""
         ...
 
+    def end(self, end_token_ids: frozenset[int]) -> int:
+        """Of the ids that end an answer the one that the template writes behind it."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
         ...
@@ -171,6 +229,11 @@ class Prefix(Protocol):
     @property
     def length(self) -> int:
         """Tokens, visual ones among them."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The position id of what follows."""
         ...
 
     @property
@@ -261,7 +324,17 @@ class LoadedModel(Protocol):
         precision: fp32, bf16, fp16, int8 or int4.
         dtype: of activations and of the weights that are not quantized.
         random_weights: the answers mean nothing.
+        components: {component: full names of the modules that it consists of}. Of these
+            "language_model" is what int8 and int4 quantize.
+        prunes: whether selectors can drop visual tokens between the layers of the language model:
+            all that stands for an image is visual tokens then, at positions in one row.
     """
+
+    @property
+    def prunes(self) -> bool: ...  # noqa: D102
+
+    @property
+    def components(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
 
     @property
     def model(self) -> nn.Module: ...  # noqa: D102
@@ -340,7 +413,9 @@ class ModelFamily(Protocol):
         """The sizes of a model that is on this machine, without its weights."""
         ...
 
-    def load(self, name: str, *, precision: str, device: str, seed: int) -> LoadedModel:
+    def load(
+        self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
+    ) -> LoadedModel:
         """Load a model that is on this machine; see `models.load`."""
         ...
 

@@ -15,6 +15,8 @@ from svd_vlm_ros.models.weights.precision import QUANTIZED
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from svd_vlm_ros.models.interface import ModelOptions
+
 
 def resolve_device(device: str) -> torch.device:
     """The device that a user's word means. Raises `UserError` if it is absent or not known."""
@@ -52,6 +54,14 @@ def end_tokens(
     if ends is None:
         raise UserError("The model has no end token, so its answers would never end.")
     return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def refuse_pixels(name: str, options: ModelOptions) -> None:
+    """Raise `UserError` if bounds are set for images whose size the model has fixed."""
+    if options.min_pixels is not None or options.max_pixels is not None:
+        raise UserError(
+            f"{name} looks at images of one size: leave min_pixels and max_pixels unset."
+        )
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from svd_vlm_ros.texts import check_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from svd_vlm_ros.models.chat import ChatTemplate
+
 
 @dataclass(frozen=True)
 class Template:
@@ -37,6 +39,10 @@ class Template:
         text = self.user.format(system=before, image=self.image_token, question=question)
         return text + (self.answer.format(answer=answer) if answer else "")
 
+    def ending(self) -> str:
+        """What stands behind an answer: nothing but the end token."""
+        return ""
+
 
 class Prompt:
     """A template over a tokenizer, with a system prompt in front if there is one.
@@ -52,7 +58,7 @@ class Prompt:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: Template,
+        template: Template | ChatTemplate,
         system_prompt: str | None = None,
     ) -> None:
         self._tokenizer, self._template = tokenizer, template
@@ -64,6 +70,7 @@ class Prompt:
         self._forbidden = {i for i in tokenizer.all_special_ids if i != unknown}
         self._forbidden.add(self._image_token_id)
         self._system = self.defuse((system_prompt or "").strip())
+        self._own: list[int] | None = None  # special tokens that the template itself has
         self.before: tuple[int, ...] = self._split("?")[0]
 
     def after(self, question: str) -> tuple[int, ...]:
@@ -108,6 +115,12 @@ class Prompt:
             text = text.replace(found, f"{found[0]} {found[1:]}")
         return text
 
+    def end(self, end_token_ids: frozenset[int]) -> int:
+        """Of the ids that end an answer the one that the template writes behind it."""
+        text = self._template.ending()
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return next((token for token in ids if token in end_token_ids), min(end_token_ids))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -117,6 +130,9 @@ class Prompt:
         ids = self._tokenizer(text, verbose=False)["input_ids"]
         at = ids.index(self._image_token_id)
         before, after = tuple(ids[:at]), tuple(ids[at + 1 :])
-        if not self._forbidden.isdisjoint(after):
+        special = [token for token in after if token in self._forbidden]
+        if self._own is None:
+            self._own = special
+        if special != self._own:
             raise UserError("The text must not contain the names of the model's special tokens.")
         return before, after

@@ -14,11 +14,14 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.models.interface import LoadedModel, ModelFamily
+    from svd_vlm_ros.models.interface import LoadedModel, ModelFamily, ModelOptions
     from svd_vlm_ros.planning.shapes import Llava
 
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
-_MODULES = {"llava": "svd_vlm_ros.models.llava"}
+_MODULES = {
+    "llava": "svd_vlm_ros.models.llava",
+    "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
+}
 _families: dict[str, ModelFamily] = {}
 
 
@@ -58,13 +61,24 @@ def family_of(name: str) -> ModelFamily:
 def family_of_config(name: str, config: Mapping[str, object]) -> ModelFamily:
     """The family that a config.json names, which has checked it. `UserError`: it can't run."""
     model_type = str(config.get("model_type"))
-    # What no family knows is refused by the first one, which says what it is not.
-    family = _family(model_type if model_type in model_types() else model_types()[0])
+    if model_type not in model_types():
+        raise UserError(
+            f"The model {name} is of the family '{model_type}', which this package does not run: "
+            f"take a model of {', '.join(model_types())}."
+        )
+    family = _family(model_type)
     family.check(name, config)
     return family
 
 
-def load(name: str, *, precision: str = "bf16", device: str = "auto", seed: int = 0) -> LoadedModel:
+def load(
+    name: str,
+    *,
+    precision: str = "bf16",
+    device: str = "auto",
+    seed: int = 0,
+    options: ModelOptions | None = None,
+) -> LoadedModel:
     """Load a model of any family. Nothing is fetched.
 
     Args:
@@ -72,12 +86,16 @@ def load(name: str, *, precision: str = "bf16", device: str = "auto", seed: int 
         precision: fp32, bf16, fp16, int8 or int4.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         seed: of random weights.
+        options: of the family; None: as they are.
 
     Raises:
         UserError: the model is not on this machine, is incomplete or of no known family; the
             precision or the device is not to be had; the weights do not fit into memory.
     """
-    return family_of(name).load(name, precision=precision, device=device, seed=seed)
+    from svd_vlm_ros.models.interface import ModelOptions
+
+    family, options = family_of(name), options or ModelOptions()
+    return family.load(name, precision=precision, device=device, seed=seed, options=options)
 
 
 def find_sizes(name: str) -> Llava:

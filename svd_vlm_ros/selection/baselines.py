@@ -63,7 +63,8 @@ class UniformGrid:
     """Keep patches that are spread evenly over the image.
 
     The patches are ranked by a Bayer matrix (ordered dithering): every prefix of that ranking, of
-    any length, covers the grid evenly, and a larger budget keeps what a smaller one keeps.
+    any length, covers the grid evenly, and a larger budget keeps what a smaller one keeps. Tiles
+    have a matrix each, and the patches of one rank come before those of the next.
     """
 
     name: ClassVar[str] = "grid"
@@ -71,13 +72,15 @@ class UniformGrid:
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Spread patches. The scores fall linearly along the ranking."""
-        if features.grid is None:
-            raise UserError("The selector 'grid' needs patches that form one grid.")
-        rows, columns = features.grid
+        grids = features.tiles or ((features.grid,) if features.grid else ())
+        if not grids:
+            raise UserError("The selector 'grid' needs patches that form grids.")
         valid = features.valid_indices().cpu()
-        thresholds = bayer(max(rows, columns))[:rows, :columns].flatten()[valid]
+        thresholds = torch.cat([_thresholds(*grid) for grid in grids])[valid]
         scores = torch.empty(len(valid), dtype=torch.float64)
-        scores[thresholds.argsort()] = torch.arange(len(valid), 0, -1, dtype=torch.float64)
+        scores[thresholds.argsort(stable=True)] = torch.arange(
+            len(valid), 0, -1, dtype=torch.float64
+        )
         return keep_highest(scores / scores.sum(), features, budget)
 
 
@@ -95,6 +98,12 @@ class RowNorm:
         if not float(total) > 0.0:
             norms, total = torch.ones_like(norms), norms.new_tensor(float(len(norms)))
         return keep_highest(norms / total, features, budget)
+
+
+def _thresholds(rows: int, columns: int) -> Tensor:
+    """The ranks of a grid's patches, from 0 to 1: float64 [rows * columns]."""
+    matrix = bayer(max(rows, columns))
+    return (matrix[:rows, :columns].flatten() / matrix.numel()).double()
 
 
 def bayer(size: int) -> Tensor:

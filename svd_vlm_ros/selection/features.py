@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,11 @@ class VisualFeatures:
         patches: float [N, D], the encoder's output that the connector takes, in raster order, no
             class token among them.
         grid: rows and columns of patches, rows * columns == N; None: they form no one grid.
+        tiles: rows and columns of each tile if the image was cut into some, in the order of their
+            patches; (): it was not.
+        thumbnail: which of the tiles shows the whole image; None: none does.
+        planes: float [p, N, hidden], what else goes to the language model with each patch
+            (DeepStack), behind each of its first p layers; None: nothing.
         valid: bool [N], False where a patch shows only padding; None: all patches are valid.
         class_attention: need "class_attention". float32 [heads, N]: how much the class token looks
             at each patch in the layer whose output `patches` is. Its look at itself is left out, so
@@ -98,12 +103,17 @@ class VisualFeatures:
     question: Tensor | None = None
     encoder: Encoder | None = None
     encoded: Selection | None = None
+    tiles: tuple[tuple[int, int], ...] = ()
+    thumbnail: int | None = None
+    planes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.patches.ndim != 2 or not self.patches.is_floating_point():
             raise ValueError(f"patches must be a float tensor [N, D], not {self.patches.shape}")
         if self.grid is not None and self.grid[0] * self.grid[1] != len(self):
             raise ValueError(f"a grid of {self.grid} does not hold {len(self)} patches")
+        if self.tiles and sum(rows * columns for rows, columns in self.tiles) != len(self):
+            raise ValueError(f"tiles of {self.tiles} do not hold {len(self)} patches")
         if self.valid is not None:
             if self.valid.dtype != torch.bool or self.valid.shape != (len(self),):
                 raise ValueError(f"valid must be a bool tensor [{len(self)}]")
@@ -126,6 +136,32 @@ class VisualFeatures:
         if self.valid is None:
             return torch.arange(len(self), device=self.patches.device)
         return torch.nonzero(self.valid).flatten()
+
+    def part(self, rows: Tensor, tiles: tuple[tuple[int, int], ...]) -> VisualFeatures | None:
+        """Some of the patches alone, as an image of their own; None: none of them is valid.
+
+        Args:
+            rows: int64 [n], ascending.
+            tiles: that they make up.
+        """
+        valid = None if self.valid is None else self.valid[rows]
+        if valid is not None and not bool(valid.any()):
+            return None
+        text = self.image_text
+        looks = self.class_attention
+        return replace(
+            self,
+            patches=self.patches[rows],
+            grid=tiles[0] if len(tiles) == 1 else None,
+            valid=valid,
+            class_attention=None if looks is None else looks[:, rows],
+            keys=None if self.keys is None else self.keys[rows],
+            projected=None if self.projected is None else self.projected[rows],
+            image_text=None if text is None else replace(text, patches=text.patches[rows]),
+            tiles=tiles,
+            thumbnail=None,
+            planes=None if self.planes is None else self.planes[:, rows],
+        )
 
     def has(self, need: Need) -> bool:
         """Whether what a need stands for is there."""

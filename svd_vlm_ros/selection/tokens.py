@@ -20,16 +20,26 @@ def token_rows(features: VisualFeatures, selection: Selection) -> Tensor:
     """
     if selection.features is not None:
         return selection.features
+    return merged_rows(features.patches, selection, features.class_token)
+
+
+def merged_rows(rows: Tensor, selection: Selection, class_token: Tensor | None = None) -> Tensor:
+    """Rows [N, d] that belong to patches, as a selection keeps or merges them: [k, d].
+
+    Args:
+        rows: one for each patch.
+        selection: of these patches.
+        class_token: [d], for a selection that mixes it in.
+    """
     if selection.merge is None:
-        return features.patches[selection.indices]
-    class_token = features.class_token
+        return rows[selection.indices]
     merge = selection.merge.coalesce()
     if class_token is None:
         if bool((merge.indices()[1] == 0).any()):
             raise ValueError("the selection mixes in the class token, which these features lack")
-        class_token = torch.zeros_like(features.patches[0])
+        class_token = torch.zeros_like(rows[0])
     # Sums of up to hundreds of patches: in float32, whatever the encoder computes in.
-    rows = torch.cat([class_token[None], features.patches]).float()  # [1 + N, D]
-    merged = torch.sparse.mm(merge.to(rows.device, torch.float32), rows)
-    kept: Tensor = merged.to(features.patches.dtype)
+    everything = torch.cat([class_token[None], rows]).float()  # [1 + N, d]
+    merged = torch.sparse.mm(merge.to(rows.device, torch.float32), everything)
+    kept: Tensor = merged.to(rows.dtype)
     return kept

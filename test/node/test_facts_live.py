@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
-from robot import PATIENCE, Robot, image_message, picture, reference_engine, wait_until
+from robot import PATIENCE, Robot, image_message, make_image, reference_engine, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
@@ -58,9 +58,9 @@ def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
     """A description without facts waits already, and would for as long as questions come."""
     robot.start(description_period=0.1, change_threshold=0.0, batch_size=1)
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(0)))
+    robot.show(image_message(make_image(0)))
     with asked_without_pause(robot):
-        robot.show(image_message(picture(1)))
+        robot.show(image_message(make_image(1)))
         wait_until(lambda: robot.worker.queue.waiting(Priority.DESCRIPTION))
         set_parameters(robot, facts=["first"])
         set_parameters(robot, **{"fact.first.question": "is it dark?"})
@@ -82,7 +82,7 @@ def test_overdue_facts_go_before_all_questions_that_wait(
         **{"fact.door.question": "is it open?"},
     )
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     wait_until(lambda: changes and not robot.worker.queue.waiting() and not robot.current())
     release, done = threading.Event(), []
     ask_many, choose_many = SceneEngine.ask_many, SceneEngine.choose_many
@@ -103,7 +103,7 @@ def test_overdue_facts_go_before_all_questions_that_wait(
     futures += [robot.send(max_new_tokens=2) for _ in range(ASKED)]
     queue = robot.worker.queue
     wait_until(lambda: queue.waiting(Priority.QUESTION) == ASKED)
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     wait_until(lambda: queue.waiting(Priority.FACT))
     time.sleep(3 * 0.05 + 0.1)  # its patience
     release.set()
@@ -126,10 +126,10 @@ def test_an_image_counts_once_however_often_it_is_asked(
         **{"fact.colour.question": question, "fact.colour.choices": colours},
     )
     engine = reference_engine()
-    said = [engine.choose(engine.see(picture(n)), question, colours).text for n in range(30)]
+    said = [engine.choose(engine.see(make_image(n)), question, colours).text for n in range(30)]
     other = next(n for n in range(30) if said[n] != said[0])
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(0)))
+    robot.show(image_message(make_image(0)))
     wait_until(lambda: changes)
     asked, choose_many = [], SceneEngine.choose_many
 
@@ -139,14 +139,14 @@ def test_an_image_counts_once_however_often_it_is_asked(
 
     monkeypatch.setattr(SceneEngine, "choose_many", choose)
     with asked_without_pause(robot):
-        message = image_message(picture(other))
+        message = image_message(make_image(other))
         message.header.stamp = robot.stamp()
         robot.publisher("image").publish(message)  # once: `show` may send it more often
         wait_until(lambda: robot.cameras["camera"].latest.message.header == message.header)
         before = len(asked)
         wait_until(lambda: len(asked) > before + 3)
     assert [one.fact.value for one in changes] == [said[0]]
-    robot.show(image_message(picture(other)))
+    robot.show(image_message(make_image(other)))
     wait_until(lambda: len(changes) > 1)
     assert [one.fact.value for one in changes] == [said[0], said[other]]
 
@@ -160,7 +160,7 @@ def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:
         **{"fact.first.question": "is it dark?"},
     )
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(0)))
+    robot.show(image_message(make_image(0)))
     with asked_without_pause(robot):
         set_parameters(robot, **{"fact.first.choices": ["dark", "bright"]})  # begins a look
         wait_until(lambda: robot.worker.queue.waiting(Priority.FACT))
@@ -172,15 +172,18 @@ def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:
 def test_new_facts_are_asked_about_an_image_that_was_described(robot: Robot) -> None:
     """The camera sends no other: what is new is the question."""
     robot.start(description_period=0.05, max_new_tokens=2)
-    said = listen(robot, SceneDescription, "/scene_description")
+    descriptions = listen(robot, SceneDescription, "/scene_description")
     changes = listen(robot, FactChanged, "/fact_changed")
-    shown = robot.show(image_message(picture(1)))
-    wait_until(lambda: said and said[-1].header == shown.header)
+    shown = robot.show(image_message(make_image(1)))
+    wait_until(lambda: descriptions and descriptions[-1].header == shown.header)
     set_parameters(robot, facts=["door"])
     set_parameters(robot, **{"fact.door.question": "is the door open?"})
     (change,) = wait_until(lambda: changes, SOON)
     assert (change.fact.name, change.header) == ("door", shown.header)
-    assert wait_until(lambda: [one for one in said if one.facts], SOON)[0].header == shown.header
+    assert (
+        wait_until(lambda: [one for one in descriptions if one.facts], SOON)[0].header
+        == shown.header
+    )
 
 
 def test_diagnostics_say_why_facts_are_not_asked(
@@ -211,10 +214,10 @@ def test_diagnostics_say_why_facts_are_not_asked(
         return ask_many(engine, *args, **options)
 
     monkeypatch.setattr(SceneEngine, "ask_many", slow)
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     future = robot.send(timeout=90.0)
     wait_until(robot.current)
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     wait_until(lambda: warned("The facts of camera 'camera' have waited for"))
     release = True
     robot.result(future)

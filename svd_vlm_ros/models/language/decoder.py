@@ -16,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Workspace
+
+# Positions whose rotary embedding is held; models that were made for more are offered so many.
+MAX_CONTEXT = 32_768
 
 
 class Between(Protocol):
@@ -46,14 +50,14 @@ class DecoderParts:
     Attributes:
         embedding: token ids to rows [n, hidden].
         layers: each has transformers' public sub-modules `input_layernorm`, `self_attn` (`q_proj`,
-            `k_proj`, `v_proj`, `o_proj`), `post_attention_layernorm` and `mlp`; their linear layers
-            may be quantized.
+            `k_proj`, `v_proj`, `o_proj`, and perhaps `q_norm` and `k_norm` over each head),
+            `post_attention_layernorm` and `mlp`; their linear layers may be quantized.
         norm, head: from the last layer to logits.
-        rotary: called with rows (for dtype and device) and position ids [1, n], it gives cosines
-            and sines [1, n, head size].
+        rotary: called with rows (for dtype and device) and position ids [1, n], or [3, 1, n] if
+            the model has M-RoPE, it gives cosines and sines [1, n, head size].
         heads, key_value_heads: of queries, and of keys and values (fewer if heads are grouped).
         head_size: of each head.
-        context: the most positions that the model was made for.
+        context: the most positions that the model was made for, at most `MAX_CONTEXT`.
     """
 
     embedding: nn.Module
@@ -82,13 +86,12 @@ class Decoder:
         self.head_size = parts.head_size
         table = next(self.embedding.parameters())
         self.dtype, self.device = table.dtype, table.device
+        self._rotary = parts.rotary
+        self._head_norms = hasattr(self.layers[0].self_attn, "q_norm")
         # All positions at once, [context, head size]: a token then only looks its own up.
         with torch.inference_mode():
-            positions = torch.arange(parts.context, device=self.device)[None]
-            like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
-            cosines, sines = parts.rotary(like, positions)
-            sines[..., : self.head_size // 2].neg_()  # see `rotate`
-        self.cosines, self.sines = cosines[0], sines[0]
+            positions = torch.arange(parts.context, device=self.device)
+            self.cosines, self.sines = self._angles(positions)
 
     def workspace(self) -> Workspace:
         """An empty workspace for this model."""
@@ -98,22 +101,18 @@ class Decoder:
 
     def read(
         self,
-        rows: Tensor,
+        tokens: Tokens,
         cache: Workspace,
         *,
-        offsets: Tensor | None = None,
-        span: int = 0,
         mask: Tensor | None = None,
         between: Between | None = None,
     ) -> Tensor:
         """Read n more tokens behind what the cache holds.
 
         Args:
-            rows: [n, hidden], their embeddings.
+            tokens: their embeddings, and their positions behind the cache's next one, which moves
+                by their span.
             cache: takes up their keys and values, in each layer.
-            offsets: int64 [n], the position id of each token behind the cache's next one. None:
-                each stands behind the one before it, and the cache's next one moves behind them.
-            span: how far the cache's next position moves if there are offsets.
             mask: [n, m] in the dtype of the rows, 0 or -inf: what each token sees of the last m
                 slots, its own among them; all sees what lies before those. None: each sees itself
                 and all before it.
@@ -122,14 +121,15 @@ class Decoder:
         Returns:
             [n, hidden] of the tokens that were left in the last layer.
         """
-        hidden, queries = rows, None
-        moves = len(rows) if offsets is None else span
+        hidden, queries = tokens.rows, None
+        offsets, moves = tokens.offsets, tokens.span
+        planes = () if tokens.planes is None else tokens.planes
         rotations: dict[int, tuple[Tensor, Tensor]] = {}
         masks: dict[int, Tensor | None] = {}
         for index, layer in enumerate(self.layers):
             if between is not None:
                 if offsets is None:
-                    offsets = torch.arange(len(rows), device=rows.device)
+                    offsets = tokens.positions()
                 left = between(index, hidden, offsets, queries)
                 if left is not None:
                     hidden, offsets = left
@@ -145,6 +145,8 @@ class Decoder:
             hidden, queries = self._layer(
                 layer, index, hidden, rotations[start], masks[held], cache
             )
+            if index < len(planes):
+                hidden = hidden + planes[index]
             cache.positions[index] = start + moves
         last: Tensor = self.norm(hidden)
         return last
@@ -167,15 +169,27 @@ class Decoder:
         layer = self.layers[index]
         normed = layer.input_layernorm(hidden)
         cosines, sines = self.rotation(start, len(hidden), offsets)
-        queries = self.split(layer.self_attn.q_proj(normed[rows]), self.heads)
-        keys = self.split(layer.self_attn.k_proj(normed), self.key_value_heads)
+        attention = layer.self_attn
+        queries = self.split(attention.q_proj(normed[rows]), self.heads)
+        keys = self.split(attention.k_proj(normed), self.key_value_heads)
+        if self._head_norms:
+            queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         return rotate(queries, cosines[rows], sines[rows]), rotate(keys, cosines, sines)
 
     def rotation(self, start: int, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines [count, head size] of the rotary embedding, from position `start`."""
         if offsets is None:
             return self.cosines[start : start + count], self.sines[start : start + count]
+        if offsets.ndim == 2:
+            return self._angles(start + offsets)
         return self.cosines[start + offsets], self.sines[start + offsets]
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [n, head size] of positions [n] or [3, n], as `rotate` takes them."""
+        like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
+        cosines, sines = self._rotary(like, positions.unsqueeze(-2))
+        sines[..., : self.head_size // 2].neg_()
+        return cosines[0], sines[0]
 
     def _layer(
         self,
@@ -190,7 +204,11 @@ class Decoder:
         normed = layer.input_layernorm(hidden)
         # Rotated together: for a single token it is the number of operations that costs.
         both = torch.cat((attention.q_proj(normed), attention.k_proj(normed)), dim=1)
-        rotated = rotate(self.split(both, self.heads + self.key_value_heads), *rotation)
+        states = self.split(both, self.heads + self.key_value_heads)
+        if self._head_norms:
+            queries, keys = states.split((self.heads, self.key_value_heads), dim=1)
+            states = torch.cat((attention.q_norm(queries), attention.k_norm(keys)), dim=1)
+        rotated = rotate(states, *rotation)
         queries, keys = rotated.split((self.heads, self.key_value_heads), dim=1)
         values = self.split(attention.v_proj(normed), self.key_value_heads)
         keys, values = cache.append(index, keys, values)

@@ -8,14 +8,15 @@ last: asking one scene again and again copies nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from svd_vlm_ros.models import interface
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.interface import Tokens, join_planes, join_positions
 from svd_vlm_ros.models.language.cache import Prefix
-from svd_vlm_ros.models.language.decoder import Between, Decoder, DecoderParts
+from svd_vlm_ros.models.language.decoder import Decoder, DecoderParts
 from svd_vlm_ros.models.language.pruning import Pruning
 from svd_vlm_ros.models.language.writer import Writer, block_mask
 from svd_vlm_ros.selection.inside import LayerSelector
@@ -54,7 +55,7 @@ class CachedLanguageModel:
         """Read one or more tokens."""
         prefix = Prefix(len(tokens), tokens.span, self._identity, (None, tokens))
         self._cache.begin(None, len(tokens))
-        self.decoder.read(tokens.rows, self._cache, offsets=tokens.offsets, span=tokens.span)
+        self.decoder.read(tokens, self._cache)
         self._cache.copy_to(prefix)
         return prefix
 
@@ -68,7 +69,7 @@ class CachedLanguageModel:
             prefix: what was read before them. It is left as it is.
             tokens: text and visual ones alike, in any dtype.
         """
-        tokens = Tokens(tokens.rows.to(self.decoder.dtype), tokens.offsets, tokens.span)
+        tokens = replace(tokens, rows=tokens.rows.to(self.decoder.dtype))
         mine = self._mine(prefix)
         length, end = mine.length + len(tokens), mine.end + tokens.span
         return Prefix(length, end, self._identity, (mine, tokens))
@@ -136,16 +137,17 @@ class CachedLanguageModel:
         lead = self._begin(mine, sum(map(len, questions)) + sum(map(len, words)))
         if between is not None:
             (question,) = questions
-            last = self._read(question, between)[-1:]
+            last = self.decoder.read(question, self._cache, between=between)[-1:]
             layout = _Layout([None], texts, self.decoder)
             more = any(len(some) for some in words)
             hidden = torch.cat([self._read_layout(words, layout), last]) if more else last
         else:
             layout = _Layout(questions, texts, self.decoder, lead)
-            rows = [
-                part for q, some in zip(questions, words, strict=True) for part in (q.rows, some)
-            ]
-            hidden = self._read_layout(rows if lead is None else [lead.rows, *rows], layout)
+            parts = [] if lead is None else [lead]
+            for question, some in zip(questions, words, strict=True):
+                parts += [question, Tokens.in_order(some)]
+            rows = [part.rows for part in parts]
+            hidden = self._read_layout(rows, layout, join_planes(parts))
             if lead is not None:
                 self._cache.copy_to(mine)
         before = sorted(set(layout.before))
@@ -159,15 +161,11 @@ class CachedLanguageModel:
         rows: Tensor = self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
         return rows
 
-    def _read(self, tokens: Tokens, between: Between) -> Tensor:
-        return self.decoder.read(
-            tokens.rows, self._cache, offsets=tokens.offsets, span=tokens.span, between=between
-        )
-
-    def _read_layout(self, rows: Sequence[Tensor], layout: _Layout) -> Tensor:
-        return self.decoder.read(
-            torch.cat(list(rows)), self._cache, offsets=layout.offsets, mask=layout.mask
-        )
+    def _read_layout(
+        self, rows: Sequence[Tensor], layout: _Layout, planes: Tensor | None = None
+    ) -> Tensor:
+        tokens = Tokens(torch.cat(list(rows)), layout.offsets, 0, planes)
+        return self.decoder.read(tokens, self._cache, mask=layout.mask)
 
     def _mine(self, prefix: interface.Prefix) -> Prefix:
         """A prefix of this very language model. `ValueError`: it is another's."""
@@ -189,7 +187,7 @@ class _Layout:
     """How questions with their texts lie behind each other in one row, and who sees whom.
 
     Attributes:
-        offsets: int64 [n], the position of each token.
+        offsets: int64 [n] or [3, n], the position of each token.
         mask: [n, n], 0 or -inf.
         before: for each token of each text the row whose logits predict it; n stands for one that
             was read before.
@@ -216,22 +214,24 @@ class _Layout:
         ahead = 0 if lead is None else len(lead)
         total = ahead + sum(blocks)
         mask = block_mask(blocks, decoder, ahead)
-        offsets = [] if lead is None else _positions(lead)
+        offsets = [] if lead is None else [lead.positions()]
         first_free = 0 if lead is None else lead.span
         self.before: list[int] = []
+        start = ahead
         for question, (length, some) in zip(questions, pairs, strict=True):
-            start_of_question, end = len(offsets), first_free
+            start_of_question, end = start, first_free
             if question is not None:
-                offsets += [first_free + offset for offset in _positions(question)]
-                end += question.span
+                offsets.append(first_free + question.positions())
+                start, end = start + length, end + question.span
             for text in some:
-                start, rows = len(offsets), len(text) - 1
-                offsets += range(end, end + rows)
+                rows = len(text) - 1
+                offsets.append(torch.arange(end, end + rows, device=decoder.device))
                 mask[start : start + rows, start_of_question : start_of_question + length] = 0.0
                 # The first token of a text is predicted by the question's last one.
                 first = start_of_question + length - 1 if length else total
                 self.before += [first, *range(start, start + rows)]
-        self.offsets = torch.tensor(offsets, device=decoder.device)
+                start += rows
+        self.offsets = join_positions(offsets)
         self.mask = mask
 
 
@@ -239,7 +239,3 @@ def _own(pruning: interface.TokenPruning | None) -> Pruning | None:
     """A pruning from `CachedLanguageModel.pruning`, as what the decoder calls."""
     assert pruning is None or isinstance(pruning, Pruning)
     return pruning
-
-
-def _positions(tokens: Tokens) -> list[int]:
-    return list(range(len(tokens))) if tokens.offsets is None else tokens.offsets.tolist()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.interface import Tokens, join_planes, join_positions
 from svd_vlm_ros.models.language.cache import Prefix, Workspace
 from svd_vlm_ros.models.language.decoder import Between, Decoder
 
@@ -122,9 +122,7 @@ class Writer:
         self._held = self._cache.lengths[0] + ahead
         if len(self._questions) == 1:
             one = self._questions[0] if lead is None else lead.followed_by(self._questions[0])
-            hidden = self._decoder.read(
-                one.rows, self._cache, offsets=one.offsets, span=one.span, between=self._between
-            )
+            hidden = self._decoder.read(one, self._cache, between=self._between)
             self._fill()
             return hidden[-1:]
         questions = self._questions
@@ -135,12 +133,9 @@ class Writer:
         offsets = [start + question.positions() for question in questions]
         if lead is not None:
             offsets.insert(0, lead.positions())
-        hidden = self._decoder.read(
-            torch.cat([part.rows for part in parts]),
-            self._cache,
-            offsets=torch.cat(offsets),
-            mask=block,
-        )
+        embedded = torch.cat([part.rows for part in parts])
+        together = Tokens(embedded, join_positions(offsets), 0, join_planes(parts))
+        hidden = self._decoder.read(together, self._cache, mask=block)
         self._fill()
         ends = ahead + torch.tensor(lengths).cumsum(0) - 1
         room = sum(lengths) + sum(self._limits)
@@ -159,19 +154,17 @@ class Writer:
     def _next(self, rows: tuple[int, ...]) -> Tensor:
         """Read the token that was written last of some answers; their hidden states [r, hidden]."""
         if self._sees is None:
-            return self._decoder.read(self._decoder.embedding(self._last), self._cache)
+            last = Tokens.in_order(self._decoder.embedding(self._last))
+            return self._decoder.read(last, self._cache)
         chosen = torch.tensor(rows, device=self._last.device)
         start = self._cache.lengths[0] - self._held
         slots = start + torch.arange(len(rows), device=chosen.device)
         self._sees[chosen, slots] = 0.0
         # The rows go on together, so that all have written as many tokens.
         offsets = self._begins[chosen] + (self._asked[rows[0]] - 1)
-        return self._decoder.read(
-            self._decoder.embedding(self._last[chosen]),
-            self._cache,
-            offsets=offsets,
-            mask=self._sees[chosen, : start + len(rows)],
-        )
+        tokens = Tokens(self._decoder.embedding(self._last[chosen]), offsets, 0)
+        mask = self._sees[chosen, : start + len(rows)]
+        return self._decoder.read(tokens, self._cache, mask=mask)
 
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:

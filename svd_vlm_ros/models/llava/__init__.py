@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from svd_vlm_ros.models.llava.architecture import check_architecture
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.models.interface import LoadedModel
+    from svd_vlm_ros.models.interface import LoadedModel, ModelOptions
     from svd_vlm_ros.planning.shapes import Llava
     from svd_vlm_ros.selection.relevance import TextRelevance
 
@@ -42,11 +42,13 @@ class LlavaFamily:
 
         return find_sizes(name)
 
-    def load(self, name: str, *, precision: str, device: str, seed: int) -> LoadedModel:
+    def load(
+        self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
+    ) -> LoadedModel:
         """See `load_llava`."""
         from svd_vlm_ros.models.llava.loading import load_llava
 
-        return load_llava(name, precision=precision, device=device, seed=seed)
+        return load_llava(name, precision=precision, device=device, seed=seed, options=options)
 
     def check_relevance(self, selector: TextRelevance) -> None:
         """Raise `UserError` if a selector's CLIP is not on this machine."""

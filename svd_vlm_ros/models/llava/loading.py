@@ -7,16 +7,15 @@ loaded = load_llava("llava-hf/llava-1.5-7b-hf", precision="int4", device="auto")
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back, keep_libraries
+from svd_vlm_ros.models.checkpoint import decoder_parts, read_weights
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
-from svd_vlm_ros.models.interface import Compare
-from svd_vlm_ros.models.language.decoder import DecoderParts
+from svd_vlm_ros.models.interface import Compare, ModelOptions
 from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.llava.architecture import check_architecture, text_config, vision_config
 from svd_vlm_ros.models.llava.clip_text import load_relevance
@@ -25,22 +24,33 @@ from svd_vlm_ros.models.llava.projector import Projector
 from svd_vlm_ros.models.llava.prompt import IMAGE_TOKEN, TEMPLATE
 from svd_vlm_ros.models.llava.random import build_random, random_config
 from svd_vlm_ros.models.llava.vision import VisionTower
-from svd_vlm_ros.models.loading import end_tokens, failures_in_words, quietly, resolve_device
+from svd_vlm_ros.models.loading import (
+    end_tokens,
+    failures_in_words,
+    quietly,
+    refuse_pixels,
+    resolve_device,
+)
 from svd_vlm_ros.models.prompt import Prompt
 from svd_vlm_ros.models.weights.precision import (
     QUANTIZED,
     check_precision,
     check_quantized,
-    check_widths,
     compute_dtype,
     import_bitsandbytes,
-    quantization_config,
 )
 from svd_vlm_ros.planning.shapes import Llava, llava_from_config
 from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+
+COMPONENTS = {
+    "vision_tower": ("model.vision_tower",),
+    "multi_modal_projector": ("model.multi_modal_projector",),
+    "language_model": ("model.language_model",),
+    "lm_head": ("lm_head",),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +65,8 @@ class LoadedLlava:
         end_token_ids: the ids that end an answer.
         dtype: of activations and of the weights that are not quantized.
         random_weights: the answers mean nothing.
+        original_positions: whether the kept tokens keep their position ids; else they close ranks,
+            as in the papers.
     """
 
     model: LlavaForConditionalGeneration
@@ -66,6 +78,10 @@ class LoadedLlava:
     dtype: torch.dtype
     device: torch.device
     random_weights: bool
+    original_positions: bool = False
+
+    components = COMPONENTS
+    prunes = True
 
     @property
     def context(self) -> int:
@@ -82,26 +98,13 @@ class LoadedLlava:
 
     def connector(self) -> Projector:
         """The projector."""
-        return Projector(self.model)
+        return Projector(self.model, self.original_positions)
 
     def language_model(self) -> CachedLanguageModel:
         """Llama, in the loop over the layers that families share."""
-        config = text_config(self.model.config)
         stock = self.model.model.language_model
-        heads = config.num_attention_heads
-        return CachedLanguageModel(
-            DecoderParts(
-                embedding=stock.embed_tokens,
-                layers=tuple(stock.layers),
-                norm=stock.norm,
-                head=self.model.lm_head,
-                rotary=stock.rotary_emb,
-                heads=heads,
-                key_value_heads=config.num_key_value_heads or heads,
-                head_size=config.head_dim or config.hidden_size // heads,
-                context=config.max_position_embeddings,
-            )
-        )
+        config = text_config(self.model.config)
+        return CachedLanguageModel(decoder_parts(stock, self.model.lm_head, config))
 
     def compare(self, selector: TextRelevance) -> Compare:
         """By CLIP's text tower, or by the language model's words; see `load_relevance`."""
@@ -109,7 +112,12 @@ class LoadedLlava:
 
 
 def load_llava(
-    name: str, *, precision: str = "bf16", device: str = "auto", seed: int = 0
+    name: str,
+    *,
+    precision: str = "bf16",
+    device: str = "auto",
+    seed: int = 0,
+    options: ModelOptions | None = None,
 ) -> LoadedLlava:
     """Load a LLaVA-1.5 style model.
 
@@ -118,13 +126,17 @@ def load_llava(
         precision: fp32, bf16, fp16, int8 or int4; `weights/precision.py` says what is quantized.
         device: auto (CUDA if there is one), cpu, cuda or cuda:N.
         seed: of random weights.
+        options: `position_policy` "auto" means "contiguous", as in the papers. LLaVA-1.5 looks at
+            squares of one size, so that `min_pixels` and `max_pixels` are refused.
 
     Raises:
         UserError: the model is not on this machine, is incomplete or of another architecture; the
             precision or the device is not to be had; the weights do not fit into memory.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+    options = options or ModelOptions()
+    refuse_pixels(name, options)
     check_precision(precision)
     place = resolve_device(device)
     dtype = compute_dtype(precision, place)
@@ -140,9 +152,14 @@ def load_llava(
             if is_random(name):
                 model = _random_model(name, tokenizer, precision, dtype, place, seed)
             else:
-                model = _model_from_files(name, folder, precision, dtype, place)
+                model = read_weights(
+                    *(name, folder, LlavaForConditionalGeneration, COMPONENTS),
+                    precision=precision,
+                    dtype=dtype,
+                    device=place,
+                )
     model.eval().requires_grad_(False)
-    check_quantized(model, precision)
+    check_quantized(model, precision, COMPONENTS)
     give_back()
     config = model.config
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -161,6 +178,7 @@ def load_llava(
         dtype=dtype,
         device=place,
         random_weights=is_random(name),
+        original_positions=options.position_policy == "original",
     )
 
 
@@ -171,44 +189,6 @@ def find_sizes(name: str) -> Llava:
     config = read_json(find_folder(name) / "config.json")
     check_architecture(name, config)
     return llava_from_config(name, config)
-
-
-def _model_from_files(
-    name: str, folder: Path, precision: str, dtype: torch.dtype, device: torch.device
-) -> LlavaForConditionalGeneration:
-    from safetensors import SafetensorError
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    config = LlavaConfig.from_pretrained(folder, local_files_only=True)
-    check_widths(text_config(config), precision)
-    options: dict[str, Any] = {}
-    if precision in QUANTIZED or device.type == "cuda":
-        options["device_map"] = {"": device}  # straight to the device, shard by shard
-    try:
-        # With `output_loading_info` it returns a pair, which its type does not tell.
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            quantization_config=quantization_config(precision, dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
-    except SafetensorError as error:
-        raise UserError(
-            f"The weights of {name} in {folder} are damaged ({error}): fetch the model again."
-        ) from error
-    model, info = loaded
-    # transformers fills what it does not find with random numbers, and goes on.
-    wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in info[kind])
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} weights of {name} are missing or of a wrong shape ({wrong[0]}): fetch "
-            "the model again."
-        )
-    return cast("LlavaForConditionalGeneration", model)
 
 
 def _random_model(

@@ -55,6 +55,11 @@ class ImageSettings:
         """Rows and columns of patches."""
         return self.size // self.patch, self.size // self.patch
 
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of an image."""
+        return self.grid[0] * self.grid[1]
+
     def __call__(self, image: np.ndarray, aspect: str) -> ProcessedImage:
         """`preprocess` with these settings."""
         return preprocess(image, self, aspect)

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 class Projector:
     """Projects the kept tokens only: its cost falls with the budget."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, original: bool = False) -> None:
+        """Take the projector of a model; `original`: the kept tokens keep their position ids."""
         self._projector = model.model.multi_modal_projector
+        self._original = original
 
     def __call__(self, features: VisualFeatures, selection: Selection) -> Tokens:
         """Return the visual tokens [k, hidden] of what was kept, in the order of its patches."""
         as_they_are = selection.merge is None and selection.features is None
         if features.projected is not None and as_they_are:
-            return Tokens.in_order(features.projected[selection.indices])
-        return Tokens.in_order(self._projector(token_rows(features, selection)))
+            rows = features.projected[selection.indices]
+        else:
+            rows = self._projector(token_rows(features, selection))
+        if self._original:
+            return Tokens(rows, selection.indices, len(features))
+        return Tokens.in_order(rows)
+
+    def room(self, features: VisualFeatures, kept: int) -> int:
+        """The position ids that the visual tokens take up."""
+        return len(features) if self._original else kept

@@ -2,10 +2,11 @@
 """Which numbers the weights are made of, and what exactly is quantized.
 
 int8 and int4 quantize the linear layers of the language model's decoder, through bitsandbytes, and
-nothing else. In LLaVA-1.5-7B they hold 6.48 of 7.06 billion parameters. The vision tower and the
-projector stay as they are: they are 5 % of the weights, every token depends on them, and SVD-Prune
-looks at their numbers: quantization must not move the kept patches. The output head (`lm_head`)
-stays too, as it does by default in transformers: its errors go straight into the answer.
+nothing else, in every family. In LLaVA-1.5-7B they hold 6.48 of 7.06 billion parameters. The vision
+encoder and the connector stay as they are: they are 5 % of the weights, every token depends on
+them, and SVD-Prune looks at their numbers: quantization must not move the kept patches. The output
+head (`lm_head`) stays too, as it does by default in transformers: its errors go straight into the
+answer.
 
 * int8: vector-wise, with `threshold=0.0`. The mixed-precision path for outliers (6.0 by default)
   halves the speed and waits for the device in each layer.
@@ -21,9 +22,8 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,17 +32,10 @@ from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.weights.packed import Packed, is_quantized
 
-if TYPE_CHECKING:
-    from transformers import LlamaConfig
-
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
 LIBRARIES = ("bitsandbytes", "accelerate")  # what quantizing needs
-COMPONENTS = ("vision_tower", "multi_modal_projector", "language_model", "lm_head")
-
-# Full prefixes: `vision_tower` alone would match nothing, silently. Naming any replaces the default
-# of transformers, which is to leave out lm_head.
-NOT_QUANTIZED = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+LANGUAGE = "language_model"  # the component that is quantized; see `LoadedModel.components`
 INT8_THRESHOLD = 0.0
 INT4_TYPE = "nf4"
 INT4_DOUBLE = True
@@ -84,25 +77,35 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def quantization_config(precision: str, dtype: torch.dtype) -> Any:
-    """What `from_pretrained` takes to quantize while it loads; None for the float precisions."""
+def quantization_config(
+    precision: str, dtype: torch.dtype, components: Mapping[str, tuple[str, ...]]
+) -> Any:
+    """What `from_pretrained` takes to quantize while it loads; None for the float precisions.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        dtype: of what is not quantized.
+        components: see `LoadedModel.components`. Full names: a part of one would match nothing,
+            silently, and naming any replaces the default of transformers, which leaves out lm_head.
+    """
     if precision not in QUANTIZED:
         return None
     import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
+    others = [name for key, names in components.items() if key != LANGUAGE for name in names]
     if precision == "int8":
         return BitsAndBytesConfig(
             load_in_8bit=True,
             llm_int8_threshold=INT8_THRESHOLD,
-            llm_int8_skip_modules=list(NOT_QUANTIZED),
+            llm_int8_skip_modules=others,
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=INT4_TYPE,
         bnb_4bit_use_double_quant=INT4_DOUBLE,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(NOT_QUANTIZED),
+        llm_int8_skip_modules=others,
     )
 
 
@@ -184,7 +187,7 @@ def weight_bytes(model: nn.Module) -> int:
     return total
 
 
-def check_widths(config: LlamaConfig, precision: str) -> None:
+def check_widths(config: Any, precision: str) -> None:
     """Raise `UserError` where a language model's layers are too odd for bitsandbytes' int4."""
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -196,26 +199,32 @@ def check_widths(config: LlamaConfig, precision: str) -> None:
         )
 
 
-def quantized_layers(model: nn.Module) -> dict[str, tuple[int, int]]:
+def quantized_layers(
+    model: nn.Module, components: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[int, int]]:
     """How many linear layers of each component are quantized, and how many it has.
 
+    Args:
+        model: all of it.
+        components: see `LoadedModel.components`.
+
     Returns:
-        {component: (quantized, all)} for the components of a LLaVA.
+        {component: (quantized, all)}.
     """
-    counts: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):  # of which all others are subclasses
-            component = next((part for part in COMPONENTS if part in name.split(".")), "other")
-            totals[component] += 1
-            counts[component] += is_quantized(module)
-    return {component: (counts[component], totals[component]) for component in COMPONENTS}
+    counts: dict[str, tuple[int, int]] = {}
+    for component, names in components.items():
+        modules = (part for name in names for part in model.get_submodule(name).modules())
+        layers = [part for part in modules if isinstance(part, nn.Linear)]
+        counts[component] = sum(is_quantized(layer) for layer in layers), len(layers)
+    return counts
 
 
-def check_quantized(model: nn.Module, precision: str) -> None:
+def check_quantized(
+    model: nn.Module, precision: str, components: Mapping[str, tuple[str, ...]]
+) -> None:
     """Raise `RuntimeError` unless exactly the decoder's linear layers are quantized."""
-    for component, (quantized, total) in quantized_layers(model).items():
-        wanted = total if component == "language_model" and precision in QUANTIZED else 0
+    for component, (quantized, total) in quantized_layers(model, components).items():
+        wanted = total if component == LANGUAGE and precision in QUANTIZED else 0
         if quantized != wanted:
             raise RuntimeError(
                 f"in {precision}, {quantized} of {total} linear layers of {component} are "

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What families share whose model transformers has: loading, prompt, language model.
+
+A family derives from `StockFamily` and says what is its own: which parts the model has, how images
+are prepared and encoded, and what becomes of the kept rows. `docs/architecture.md` shows how by the
+smallest one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.files import find_folder, is_random, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from svd_vlm_ros.models.chat import ChatTemplate
+    from svd_vlm_ros.models.interface import (
+        Compare,
+        Connector,
+        ImageProcessor,
+        ModelOptions,
+        VisionEncoder,
+    )
+    from svd_vlm_ros.models.language.model import CachedLanguageModel
+    from svd_vlm_ros.models.prompt import Prompt
+    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.selection.relevance import TextRelevance
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedStock:
+    """A model of transformers ready to run; see `interface.LoadedModel`.
+
+    Attributes:
+        family: what it is of.
+        original_positions: whether the kept tokens keep their position ids; else they close ranks.
+        template: of its prompts.
+    """
+
+    family: StockFamily
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    images: ImageProcessor
+    template: ChatTemplate
+    original_positions: bool
+    end_token_ids: frozenset[int]
+    precision: str
+    dtype: torch.dtype
+    device: torch.device
+    random_weights: bool
+
+    @property
+    def components(self) -> Mapping[str, tuple[str, ...]]:
+        """See `interface.LoadedModel`."""
+        return self.family.components
+
+    @property
+    def prunes(self) -> bool:
+        """See `interface.LoadedModel`."""
+        return self.family.prunes
+
+    @property
+    def context(self) -> int:
+        """The most tokens, visual ones included, that the language model is offered."""
+        from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
+
+        made_for: int = self.model.config.get_text_config().max_position_embeddings
+        return min(made_for, MAX_CONTEXT)
+
+    def prompt(self, system_prompt: str | None) -> Prompt:
+        """By the checkpoint's chat template."""
+        from svd_vlm_ros.models.prompt import Prompt
+
+        return Prompt(self.tokenizer, self.template, system_prompt)
+
+    def encoder(self) -> VisionEncoder:
+        """The family's."""
+        return self.family.encoder(self.model)
+
+    def connector(self) -> Connector:
+        """The family's."""
+        return self.family.connector(self)
+
+    def language_model(self) -> CachedLanguageModel:
+        """In the loop over the layers that families share."""
+        from svd_vlm_ros.models.checkpoint import decoder_parts
+        from svd_vlm_ros.models.language.model import CachedLanguageModel
+
+        language = self.model.get_submodule(self.family.components["language_model"][0])
+        config = self.model.config.get_text_config()
+        return CachedLanguageModel(decoder_parts(language, self.model.lm_head, config))
+
+    def compare(self, selector: TextRelevance) -> Compare:
+        """By the language model's words; there is no text encoder beside it."""
+        from svd_vlm_ros.models.relevance import by_words
+
+        self.family.check_relevance(selector)
+        return by_words()
+
+
+class StockFamily(ABC):
+    """A family whose model transformers has, with a language model of `DecoderParts`.
+
+    Attributes:
+        model_type: what config.json says.
+        text_types: the `model_type`s of language models that it can have.
+        random_models: the names of its models with random weights.
+        components: see `interface.LoadedModel`; "language_model" names one module, which has
+            `embed_tokens`, `layers`, `norm` and `rotary_emb`.
+        prunes: see `interface.LoadedModel`.
+        image_token: what the chat template writes for an image.
+        special_tokens: those of the chat template, the image token among them. The tokenizer of
+            random models, which is scout's, is given them.
+        around: see `ChatTemplate`.
+        chat_template: of random models, and of checkpoints without one of their own.
+        original_positions: what the position policy "auto" means.
+        dynamic: whether `min_pixels` and `max_pixels` mean anything to it.
+    """
+
+    model_type: ClassVar[str]
+    text_types: ClassVar[tuple[str, ...]]
+    random_models: ClassVar[tuple[str, ...]]
+    components: ClassVar[Mapping[str, tuple[str, ...]]]
+    prunes: ClassVar[bool]
+    image_token: ClassVar[str]
+    special_tokens: ClassVar[tuple[str, ...]]
+    around: ClassVar[tuple[str, str]] = ("", "")
+    chat_template: ClassVar[str]
+    original_positions: ClassVar[bool] = False
+    dynamic: ClassVar[bool] = False
+
+    @abstractmethod
+    def model_class(self) -> type[PreTrainedModel]:
+        """The class of transformers."""
+
+    @abstractmethod
+    def random_config(self, name: str) -> PretrainedConfig:
+        """The architecture of one of `random_models`; token ids are set afterwards."""
+
+    @abstractmethod
+    def image_processor(
+        self, folder: Path | None, config: Any, options: ModelOptions
+    ) -> ImageProcessor:
+        """What prepares images; `folder` is None for random models."""
+
+    @abstractmethod
+    def encoder(self, model: Any) -> VisionEncoder:
+        """The vision encoder, over the model's weights."""
+
+    @abstractmethod
+    def connector(self, loaded: LoadedStock) -> Connector:
+        """The connector, over the model's weights."""
+
+    @abstractmethod
+    def sizes(self, name: str) -> Llava:
+        """See `interface.ModelFamily`."""
+
+    def is_random(self, name: str) -> bool:
+        """Whether a name is one of `random_models`."""
+        return name in self.random_models
+
+    def check(self, name: str, config: Mapping[str, object]) -> None:
+        """Raise `UserError` unless a config.json describes a model that this package can run."""
+        text = config.get("text_config")
+        kind = text.get("model_type", self.text_types[0]) if isinstance(text, Mapping) else None
+        if text is not None and kind not in self.text_types:
+            raise UserError(
+                f"The model {name} is '{self.model_type}' with the language model '{kind}': this "
+                f"package runs it with {' or '.join(self.text_types)}."
+            )
+        if "quantization_config" in config:
+            raise UserError(
+                f"The weights of {name} are quantized already: take the original ones, they are "
+                "quantized while they load."
+            )
+
+    def check_relevance(self, selector: TextRelevance) -> None:
+        """Raise `UserError` unless a selector compares by the language model's words."""
+        if selector.relevance != "words":
+            raise UserError(
+                f"A model of '{self.model_type}' has no text encoder to compare a question with an "
+                "image: take relevance='words'."
+            )
+
+    def config(self, name: str) -> Any:
+        """The configuration of a model that is on this machine."""
+        if is_random(name):
+            return self.random_config(name)
+        from svd_vlm_ros.models.checkpoint import read_config
+
+        return read_config(find_folder(name), self.model_class())
+
+    def load(
+        self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
+    ) -> LoadedStock:
+        """Load a model that is on this machine; see `models.load`."""
+        from transformers import AutoTokenizer
+
+        from svd_vlm_ros.heap import give_back, keep_libraries
+        from svd_vlm_ros.models.chat import ChatTemplate, find_chat_template
+        from svd_vlm_ros.models.checkpoint import random_weights, read_weights
+        from svd_vlm_ros.models.loading import (
+            end_tokens,
+            failures_in_words,
+            quietly,
+            refuse_pixels,
+            resolve_device,
+        )
+        from svd_vlm_ros.models.weights.precision import (
+            QUANTIZED,
+            check_precision,
+            check_quantized,
+            compute_dtype,
+            import_bitsandbytes,
+        )
+
+        if not self.dynamic:
+            refuse_pixels(name, options)
+        check_precision(precision)
+        place = resolve_device(device)
+        dtype = compute_dtype(precision, place)
+        folder = find_folder(name)
+        if not is_random(name):
+            self.check(name, read_json(folder / "config.json"))
+        if precision in QUANTIZED:
+            import_bitsandbytes()
+        model_class = self.model_class()
+        keep_libraries(model_class.__module__)
+        how: dict[str, Any] = {"precision": precision, "dtype": dtype, "device": place}
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            with failures_in_words(name, precision, place):
+                if is_random(name):
+                    config = self._fitted(self.random_config(name), tokenizer)
+                    model = random_weights(model_class, config, self.components, seed=seed, **how)
+                else:
+                    model = read_weights(name, folder, model_class, self.components, **how)
+        model.eval().requires_grad_(False)
+        check_quantized(model, precision, self.components)
+        give_back()
+        found = tokenizer.convert_tokens_to_ids(self.image_token)
+        if found != model.config.image_token_id:
+            raise UserError(
+                f"The tokenizer of {name} has {self.image_token} at {found}, its model expects it "
+                f"at {model.config.image_token_id}: the files do not belong together."
+            )
+        source = None if is_random(name) else find_chat_template(folder, tokenizer)
+        template = ChatTemplate(
+            tokenizer, source or self.chat_template, self.image_token, self.around
+        )
+        original = options.position_policy == "original" or (
+            options.position_policy == "auto" and self.original_positions
+        )
+        return LoadedStock(
+            family=self,
+            model=model,
+            tokenizer=tokenizer,
+            images=self.image_processor(None if is_random(name) else folder, model.config, options),
+            template=template,
+            original_positions=original,
+            end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
+            precision=precision,
+            dtype=dtype,
+            device=place,
+            random_weights=is_random(name),
+        )
+
+    def _fitted(self, config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """A random model's configuration and scout's tokenizer, fitted to each other."""
+        tokenizer.add_special_tokens({"additional_special_tokens": list(self.special_tokens)})
+        config.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        text = config.get_text_config()
+        for part in (config, text):
+            part.bos_token_id, part.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+            part.pad_token_id = tokenizer.pad_token_id
+        return config
