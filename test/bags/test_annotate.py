@@ -281,6 +281,18 @@ def test_a_journal_of_other_work_is_refused(tmp_path: Path, engine: SceneEngine)
         run(bag, out, engine)
 
 
+def test_options_of_the_model_must_agree(
+    stopped: tuple[Path, bytes, bytes], tmp_path: Path
+) -> None:
+    bag, content, _ = stopped
+    out = tmp_path / "seen.mcap"
+    journal_path(out).write_bytes(content)
+    options = {"precision": "fp32", "device": "cpu", "position_policy": "original"}
+    with pytest.raises(UserError, match=r"settings \(model: \[.*\], not \[.*'original', "):
+        run(bag, out, SceneEngine.load("random:tiny", **options), facts=(FACT,))
+    assert journal_path(out).read_bytes() == content
+
+
 def test_bags_that_cannot_be_read(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "drive", 3)
     cut = tmp_path / "cut.mcap"
