@@ -51,7 +51,7 @@ soak: $(INSTALLED)  ## The node under load and faults for MINUTES=60: soak.md an
 any-image: $(INSTALLED) $(VENV)/.tools  ## Images of known answer in every encoding and damage: right or NO_IMAGE (CASES=2000)
 	@ANY_IMAGE_CASES=$(CASES) OMP_NUM_THREADS=$(TORCH_THREADS) $(VENV)/bin/pytest -s --timeout 0 test/node/test_any_image.py
 
-annotate: $(INSTALLED)  ## A bag of 300 pictures annotated, killed half-way and gone on with
+annotate: $(INSTALLED)  ## A bag of 300 images annotated, killed half-way and gone on with
 	@$(VENV)/bin/python benchmark/annotate.py
 
 kernels-arm:  ## The kernels for ARM, compiled and run by qemu (apt: g++-aarch64-linux-gnu qemu-user-static)

@@ -34,6 +34,7 @@ DEPENDENCIES = [
     "huggingface_hub>=1.0",
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
+    "jinja2>=3.1",
     "pillow>=10.2",
     "rich>=13",
     "rosbags>=0.11",

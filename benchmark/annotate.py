@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bag of 300 pictures is annotated in one run, and in one that is killed half-way.
+"""A bag of 300 images is annotated in one run, and in one that is killed half-way.
 
     python benchmark/annotate.py --frames 300        # or: make annotate
 
-Both files must be the same to the byte, read back, and have a description for each picture with the
-picture's own stamp. Exit status 1 where not. The pictures are a drive through scout's world.
+Both files must be the same to the byte, read back, and have a description for each image with the
+image's own stamp. Exit status 1 if not. The images are a drive through scout's world.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from svd_vlm_ros.scout.render import render
 
 CAMERA = "/front/image_raw"
 IMAGE = "sensor_msgs/msg/Image"
-RATE = 10  # pictures a second
+RATE = 10  # images a second
 QUESTION = "path=is the path clear? [yes, no]"
 
 
@@ -50,9 +50,9 @@ def main() -> None:
         same = whole.read_bytes() == parts.read_bytes()
         stamps, described = stamps_of(bag, CAMERA, IMAGE), stamps_of(whole, TOPIC, DESCRIPTION)
     print(
-        f"{options.frames} pictures in {seconds:.1f} s; killed after {killed_at} of them and gone "
+        f"{options.frames} images in {seconds:.1f} s; killed after {killed_at} of them and gone "
         f"on with: {'the same file' if same else 'ANOTHER FILE'}; {len(described)} descriptions, "
-        f"{'each' if described == stamps else 'NOT EACH'} with the stamp of its picture"
+        f"{'each' if described == stamps else 'NOT EACH'} with the stamp of its image"
     )
     sys.exit(0 if same and described == stamps else 1)
 
@@ -85,7 +85,7 @@ def annotate(bag: Path, out: Path, model: str) -> None:
 
 
 def kill_half_way(bag: Path, out: Path, options: argparse.Namespace) -> int:
-    """Start it, kill it when half of the pictures are done; how many were."""
+    """Start it, kill it when half of the images are done; how many were."""
     process = subprocess.Popen(command(bag, out, options.model), cwd="/")
     journal = journal_path(out)
     while not journal.exists() or journal.read_bytes().count(b"\n") <= options.frames // 2:

@@ -5,8 +5,8 @@ patches, on scenes of the training side (never the held-out ones).
     python benchmark/cover_rules.py --scenes 128
 
 Answers are read off one pass with the true answer as input (`scout.training.join.accuracy`), in
-which the likeliest token is right everywhere just where greedy decoding would give that answer. So
-a rule costs seconds and not minutes. `oracle` knows the labels: one patch in the middle of each
+which the likeliest token is right everywhere exactly if greedy decoding would give that answer. So
+a rule costs seconds and not minutes. `oracle` reads the labels: one patch in the middle of each
 object, the rest by coverage. No selector can be expected to do better.
 """
 
@@ -109,9 +109,9 @@ def main() -> None:
     asked = [one_of_each(scene) for scene in scenes]
     features, tokens = [], []
     for at in range(0, len(scenes), GROUP):
-        pictures = np.stack([render(scene) for scene in scenes[at : at + GROUP]])
+        images = np.stack([render(scene) for scene in scenes[at : at + GROUP]])
         with torch.autocast("cpu", torch.bfloat16):
-            seen = tower_features(model.model.vision_tower, pixel_values(torch.tensor(pictures)))
+            seen = tower_features(model.model.vision_tower, pixel_values(torch.tensor(images)))
             tokens += list(model.model.multi_modal_projector(seen.float()).float())
         features += list(seen.float())
     labels = [torch.from_numpy(attributes(patch_labels(scene))) for scene in scenes]

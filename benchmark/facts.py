@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What standing questions cost: ten facts on one picture against one, as a ratio within one run.
+"""What standing questions cost: ten facts on one image against one, as a ratio within one run.
 
     python benchmark/facts.py
 
-Each round looks at a picture anew and asks its facts in one pass, as the node does on each picture
+Each round looks at an image anew and asks its facts in one pass, as the node does on each image
 that it describes; rounds with one fact and with ten alternate, so that both meet the same machine.
 """
 
@@ -32,10 +32,10 @@ FACTS = [
 ]
 
 
-def seconds(engine: SceneEngine, picture: np.ndarray, facts: list[Fact]) -> float:
-    """One look at a picture with its facts."""
+def seconds(engine: SceneEngine, image: np.ndarray, facts: list[Fact]) -> float:
+    """One look at an image with its facts."""
     begun = time.perf_counter()
-    scene = engine.see(picture)
+    scene = engine.see(image)
     engine.choose_many(scene, [(fact.question, fact.choices) for fact in facts])
     return time.perf_counter() - begun
 
@@ -50,13 +50,11 @@ def main() -> None:
     engine.warm_up()
     facts = [parse_fact(line) for line in FACTS]
     side = engine.info.image_size
-    pictures = np.random.default_rng(0).integers(
-        0, 256, (arguments.rounds, side, side, 3), np.uint8
-    )
+    images = np.random.default_rng(0).integers(0, 256, (arguments.rounds, side, side, 3), np.uint8)
     one, ten = [], []
-    for picture in [pictures[0], *pictures]:
-        one.append(seconds(engine, picture, facts[:1]))
-        ten.append(seconds(engine, picture, facts))
+    for image in [images[0], *images]:
+        one.append(seconds(engine, image, facts[:1]))
+        ten.append(seconds(engine, image, facts))
     ratios = [b / a for a, b in zip(one[1:], ten[1:], strict=True)]  # the first round warms up
     print(f"{arguments.model}, {engine.info.device}, {engine.info.visual_tokens} visual tokens")
     print(f"one fact:  {statistics.median(one[1:]) * 1e3:.1f} ms (median of {arguments.rounds})")

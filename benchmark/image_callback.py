@@ -10,7 +10,7 @@ A publisher, and one after the other two subscribers, are processes of their own
 
 Both rows show rclpy's own costs, which take the message out of the middleware; the difference is
 ours. `in callback` is the time within the callback, `allocated` what it allocates at most (a second
-run under tracemalloc). "same object" tells that the picture kept is the very message that rclpy
+run under tracemalloc). "same object" is yes if the image kept is the very message that rclpy
 handed over.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=1920)
     parser.add_argument("--height", type=int, default=1080)
-    parser.add_argument("--rate", type=float, default=30.0, help="pictures a second")
+    parser.add_argument("--rate", type=float, default=30.0, help="images a second")
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="how long each role is measured"
     )
@@ -85,9 +85,7 @@ def compare(options: argparse.Namespace) -> None:
         print(json.dumps({**about, "rows": rows}, indent=2))
         return
     print(f"{about['picture']}; {about['machine']}; load {about['load']:.1f}; {about['date']}\n")
-    print(
-        "| | pictures/s | in callback, median | 99 % | allocated | same object | CPU of one core |"
-    )
+    print("| | images/s | in callback, median | 99 % | allocated | same object | CPU of one core |")
     print("|---|---|---|---|---|---|---|")
     for role, row in rows.items():
         print(

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from svd_vlm_ros.pictures.messages import to_rgb
+from svd_vlm_ros.images.messages import to_rgb
 
 QUALITIES = 80, 95
 HEIGHT, WIDTH = 1080, 1920

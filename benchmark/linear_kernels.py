@@ -40,7 +40,7 @@ def bitsandbytes(weight: Tensor, precision: str) -> nn.Sequential:
 
 def laid_out(layer: nn.Sequential) -> Product:
     """What this package runs: the same weights, laid out for this CPU beforehand."""
-    pack(layer)  # where this CPU gains nothing the layer stays as it is
+    pack(layer)  # if this CPU gains nothing the layer stays as it is
     return layer.eval()
 
 

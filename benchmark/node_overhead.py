@@ -11,16 +11,16 @@ the other
 
 **Overhead**, with one camera sending: the time of a question with choices from `call_async` to the
 response in the client, less the time within `SceneEngine.see` and `.choose`, which are wrapped with
-a clock. (The `stats` of the response would not do: they count converting the picture to `encode`,
+a clock. (The `stats` of the response would not do: they count converting the image to `encode`,
 and leave out what the engine does between its stages.) So it holds both ways through DDS and rclpy,
-with the client's own costs; check, queue and threads; and choosing and converting the picture. It
-does not hold a wait for the camera, since a request takes the newest picture that is there, nor
-what arriving pictures cost the engine. Each question finds a picture that was not asked about
-before, and comes at any moment between two pictures.
+with the client's own costs; check, queue and threads; and choosing and converting the image. It
+does not hold a wait for the camera, since a request takes the newest image that is there, nor
+what arriving images cost the engine. Each question finds an image that was not asked about
+before, and comes at any moment between two images.
 
 **Idle**, with two cameras sending and nobody asking: user and system time of the process (/proc, so
-Linux alone) as a share of one core; `pictures/s` is what the node says in /diagnostics that it
-receives of each camera.
+Linux alone) as a share of one core; `images/s` is what the node publishes in /diagnostics: how
+many it receives of each camera.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="scout")
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--rate", type=float, default=30.0, help="pictures a second of a camera")
+    parser.add_argument("--rate", type=float, default=30.0, help="images a second of a camera")
     parser.add_argument("--questions", type=int, default=60, help="asked of each camera")
     parser.add_argument(
         "--seconds", type=float, default=20.0, help="how long each idle row is measured"
@@ -117,7 +117,7 @@ def compare(options: argparse.Namespace) -> None:
             f"| {row['row']} | {row['median_ms']:.1f} ms | {row['p90_ms']:.1f} ms | "
             f"{row['p99_ms']:.1f} ms | {row['engine_ms']:.1f} ms |"
         )
-    print(f"\n| idle, bar {IDLE_BAR:.0%} of a core | pictures/s | CPU of one core |")
+    print(f"\n| idle, bar {IDLE_BAR:.0%} of a core | images/s | CPU of one core |")
     print("|---|---|---|")
     for row in idle:
         rate = "" if row["rate"] is None else f"{row['rate']:.1f}"
@@ -141,8 +141,8 @@ def measure(
             idle.append(client.idle(row, process.pid, options.seconds))
         with running(camera_command(options, kind, CAMERAS[:1])):
             pause = (1.2 / options.rate, 2.2 / options.rate)
-            told = process.stdout if subject == "node" else None
-            overhead.append(client.overhead(f"{subject}, {kind}", options.questions, pause, told))
+            spent = process.stdout if subject == "node" else None
+            overhead.append(client.overhead(f"{subject}, {kind}", options.questions, pause, spent))
 
 
 @contextlib.contextmanager
@@ -224,10 +224,10 @@ class Client:
         return time.perf_counter() - begun, future.result()
 
     def wait_until_served(self, process: subprocess.Popen) -> None:
-        """Until a subject answers, even that it has no picture yet."""
+        """Until a subject answers, even that it has no image yet."""
         end = time.monotonic() + START_WITHIN
         while time.monotonic() < end and process.poll() is None:
-            # a first response can be lost where both sides have not found each other yet
+            # a first response can be lost if both sides have not found each other yet
             _, response = self._ask(1.0) if self._client.wait_for_service(0.2) else (0.0, None)
             if response is not None and response.status != self._type.Response.NOT_ACTIVE:
                 return
@@ -245,9 +245,9 @@ class Client:
         return {"row": row, "rate": rate, "cpu": cpu}
 
     def overhead(
-        self, row: str, questions: int, pause: tuple[float, float], told: Any
+        self, row: str, questions: int, pause: tuple[float, float], spent: Any
     ) -> dict[str, Any]:
-        """The time of questions outside of the engine, whose seconds are `told`; None: it has none.
+        """The time of questions outside of the engine, whose seconds `spent` has; None: no engine.
 
         `pause`: seconds between two questions, at least and at most.
         """
@@ -260,8 +260,8 @@ class Client:
             if response is None or response.status != response.OK:
                 sys.exit(f"{row}: {response.message if response else 'no response'}")
             if response.stats.scene_reused:
-                sys.exit(f"{row}: two questions found the same picture; does the camera send?")
-            engines.append(float(told.readline()) if told else 0.0)
+                sys.exit(f"{row}: two questions found the same image; does the camera send?")
+            engines.append(float(spent.readline()) if spent else 0.0)
             overheads.append(seconds - engines[-1])
         counted = sorted(1e3 * seconds for seconds in overheads[WARM_UP:])
         return {
@@ -288,7 +288,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def publish(options: argparse.Namespace) -> None:
-    """Cameras that see a picture of scout's world."""
+    """Cameras that see an image of scout's world."""
     import cv2
     import rclpy
     from rclpy.executors import ExternalShutdownException
@@ -302,14 +302,14 @@ def publish(options: argparse.Namespace) -> None:
     rclpy.init()
     node = rclpy.create_node("cameras")
     make = image_message if options.kind == "raw" else compressed_message
-    picture = make(cv2.resize(render(drive(10.0, 0)), SIZE), Header())
+    image = make(cv2.resize(render(drive(10.0, 0)), SIZE), Header())
     for name in options.names:
         topic = f"{name}/{options.kind}"
-        publisher = node.create_publisher(type(picture), topic, QoSProfile(depth=1))
+        publisher = node.create_publisher(type(image), topic, QoSProfile(depth=1))
 
         def send(publisher: Any = publisher) -> None:
-            picture.header.stamp = node.get_clock().now().to_msg()
-            publisher.publish(picture)
+            image.header.stamp = node.get_clock().now().to_msg()
+            publisher.publish(image)
 
         node.create_timer(1.0 / options.rate, send)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
@@ -334,7 +334,7 @@ def serve() -> None:
 
         return call
 
-    def telling(method: Any) -> Any:
+    def printing(method: Any) -> Any:
         @functools.wraps(method)
         def call(*arguments: Any) -> Any:
             spent.clear()
@@ -346,7 +346,7 @@ def serve() -> None:
 
     for name in ENGINE:
         setattr(SceneEngine, name, timed(getattr(SceneEngine, name)))
-    Answerer.answer = telling(Answerer.answer)  # type: ignore[method-assign]
+    Answerer.answer = printing(Answerer.answer)  # type: ignore[method-assign]
     main()
 
 
@@ -359,8 +359,8 @@ def serve_nothing() -> None:
     from svd_vlm_ros.node.cameras.subscriptions import quality_of_service
     from svd_vlm_ros.srv import AskScene
 
-    # glibc maps and unmaps each large picture until it has seen a larger block go. Whoever has
-    # loaded a model is past that.
+    # glibc maps and unmaps each large image until it has seen a larger block go. A process that
+    # has loaded a model is past that.
     large = bytearray(1 << 24)
     del large
     rclpy.init()

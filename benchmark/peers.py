@@ -16,7 +16,7 @@ is stopped, and ended if memory would not hold the next one.
 * `peak` and `held`: resident memory of the process at most, with loading, and when it was warm.
   llama.cpp has no tower in it; only ours and llama.cpp hold an embedding table.
 * `agrees`: cosines of the logits of `read 66`, of the token's, and of the tower's features with
-  those of our fp32 (of onnxruntime's where ours is left out). A wrong graph could be fast, too.
+  those of our fp32 (of onnxruntime's if ours is left out). A wrong graph could be fast, too.
 
 Per layer, times count four times as much in LLaVA-1.5-7B; the output head (column `head`, in what
 precision) counts once. Not measured: llama.cpp's tower, and precisions that a peer's documentation
@@ -64,7 +64,7 @@ class Worker:
 
     Attributes:
         name: peer and precision.
-        about: what it said of itself when it was ready.
+        about: what it reported of itself when it was ready.
         figures: of each round, seconds.
         held, peak: bytes.
         failure: why it takes no more turns.
@@ -100,7 +100,7 @@ class Worker:
         self.about, self.held = ready["about"], ready["held"]
 
     def measure(self) -> None:
-        """A round; starts the process where it does not run."""
+        """A round; starts the process if it does not run."""
         if self._process is None:
             self.start()
         assert self._process is not None
@@ -113,7 +113,7 @@ class Worker:
         self.peak = max(self.peak, answer["peak"])
 
     def row(self) -> dict[str, Any]:
-        """Its figures, in milliseconds and bytes, and what it said of itself."""
+        """Its figures, in milliseconds and bytes, and what it reported of itself."""
         row: dict[str, Any] = {"peer": self.peer, "precision": self.precision}
         for quantity in QUANTITIES:
             values = [1e3 * each[quantity] for each in self.figures if quantity in each]
@@ -241,7 +241,7 @@ def free_memory() -> float:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return 1024.0 * int(line.split()[1])
-    raise RuntimeError("/proc/meminfo does not tell how much memory is free")
+    raise RuntimeError("/proc/meminfo does not have how much memory is free")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Peer(Protocol):
     """One library in one precision. All arrays are float32.
 
     Attributes:
-        about: what the table says of it: "version", "head" (the precision of the output head).
+        about: what the table shows of it: "version", "head" (the precision of the output head).
     """
 
     about: dict[str, str]

@@ -108,7 +108,7 @@ class Setup:
         subprocess.run(command, check=True, env=self.environment(), stdout=subprocess.DEVNULL)
 
     def convert(self, peer: str, precision: str) -> dict[str, Any]:
-        """Make the files of a peer in a precision; what its worker is told of them."""
+        """Make the files of a peer in a precision; what its worker gets of them."""
         self.files.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"precision": precision, "threads": self.threads}
         weights = self._file("weights", "ours", {"layers": self.layers})

@@ -70,7 +70,7 @@ def show(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 
 def notes(row: dict[str, Any]) -> str:
-    """What a precision does not tell: what `auto` chose, and dtypes of tower and activations."""
+    """What a precision's name leaves out: the choice of `auto`, dtypes of tower and activations."""
     parts = [row["chosen"]] if "chosen" in row else []
     parts += [f"{key} {row[key]}" for key in ("tower in", "computes in") if key in row]
     return f" ({', '.join(parts)})" if parts else ""

@@ -16,8 +16,8 @@ which wait for torch's):
     LD_PRELOAD=libopenblas.so.0 python benchmark/selection.py --threads 1,2 --only svd-cover,svd
 
 The rows of `svd` with `warm_start` are the medians along streams: of features whose singular values
-fall by a factor from one to the next and of which each picture is new by a share (its amplitude),
-and of scout's drive at a number of pictures a second; beside them how many of the pictures were
+fall by a factor from one to the next and of which each image is new by a share (its amplitude),
+and of scout's drive at a number of images a second; beside them how many of the images were
 accepted, and the rank k.
 
 Steadiness is the share of kept patches that change when the features of scout's held-out scenes
@@ -157,21 +157,21 @@ def driven(rate, count=16):
     loaded = load_llava("scout", precision="fp32", device="cpu")
     tower = VisionTower(loaded.model)
     for number in range(count):
-        picture = preprocess(render(drive(3 + number / rate)), loaded.images, "pad")
-        yield tower(picture, frozenset())
+        pixels = preprocess(render(drive(3 + number / rate)), loaded.images, "pad")
+        yield tower(pixels, frozenset())
 
 
-def along(pictures, tokens=64):
+def along(stream, tokens=64):
     """Of `svd` along a stream: ms without and with warm start, and how many were accepted."""
     plain, warm = make_selector("svd"), make_selector("svd", warm_start=True)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken = {plain: [], warm: []}
-    for picture in pictures:
+    for features in stream:
         for select, times in taken.items():
             begun = clock()
-            select(picture, Budget(tokens)).indices.cpu()
+            select(features, Budget(tokens)).indices.cpu()
             times.append(1e3 * (clock() - begun))
-    rank = dominant_subspace(picture.patches).shape[1]
+    rank = dominant_subspace(features.patches).shape[1]
     without, with_it = (median(times[1:]) for times in taken.values())
     return without, with_it, warm.warm, len(taken[warm]) - 1, rank
 
@@ -184,8 +184,8 @@ def print_streams():
         for step in (0.01, 0.2, 1)
     }
     streams |= {f"scout, {rate} a second": driven(rate) for rate in (30, 10, 1)}
-    for name, pictures in streams.items():
-        without, with_it, warm, count, rank = along(pictures)
+    for name, stream in streams.items():
+        without, with_it, warm, count, rank = along(stream)
         print(
             f"  {name:20} {without:.1f} / {with_it:.1f}, {without / with_it:.2f}; "
             f"{warm.accepted} of {count} accepted, {warm.fallen_back} fell back, k = {rank}"
@@ -199,8 +199,8 @@ def seen_by_scout(count):
     question = loaded.model.model.language_model.embed_tokens(asked)
     needs = frozenset({"class_attention", "keys", "projected", "encoder"})
     for seed in HELD_OUT_SEEDS[:count]:
-        picture = preprocess(render(sample_scene(seed)), loaded.images, "pad")
-        features = replace(tower(picture, needs), question=question)
+        pixels = preprocess(render(sample_scene(seed)), loaded.images, "pad")
+        features = replace(tower(pixels, needs), question=question)
         rounded = replace(
             features,
             encoder=Encoder(features.encoder.hidden.half().float(), features.encoder.layers),
@@ -235,13 +235,13 @@ def main():
     print_streams()
     if not options.scenes:
         return
-    pictures = list(seen_by_scout(options.scenes))
+    pairs = list(seen_by_scout(options.scenes))
     print(f"% of the kept patches that float16 changes, mean (worst) of {options.scenes} scenes")
     for name in NAMES:
         select, shown = make(name), []
         for budget in BUDGETS:
             changes = []
-            for pair in pictures:
+            for pair in pairs:
                 kept, other = (set(select(f, Budget(budget)).indices.tolist()) for f in pair)
                 changes.append(100 * len(kept - other) / budget)
             shown.append(f"{sum(changes) / len(changes):.1f} ({max(changes):.0f})")

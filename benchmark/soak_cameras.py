@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cameras of `soak.py`: raw, compressed, and a fickle one; with malformed pictures among them.
+"""The cameras of `soak.py`: raw, compressed, and a fickle one; with malformed images among them.
 
 The fickle camera sends for 20 s and ends for 10 s: its publisher goes. It comes back with the other
 reliability, size and encoding.
@@ -21,12 +21,12 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image
-from soak_common import CAMERAS, PICTURES, SAVE_EVERY, frame_id, picture, role, save
+from soak_common import CAMERAS, IMAGES, SAVE_EVERY, frame_id, image_of, role, save
 from std_msgs.msg import Header
 
 PACKED_SIZE, FICKLE_SIZES = (480, 640), ((240, 320), (480, 640))
 SENDS, RESTS = 20.0, 10.0  # s of the fickle camera
-BROKEN_EVERY = 7  # of the fickle camera's pictures, while faults are wanted
+BROKEN_EVERY = 7  # of the fickle camera's images, while faults are wanted
 ODD_EVERY = 11  # of the packed camera's
 AHEAD_EVERY = 13  # of the fickle camera's; these are stamped ahead of the clock
 AHEAD = 3_600_000_000_000  # ns
@@ -34,7 +34,7 @@ AHEAD = 3_600_000_000_000  # ns
 
 def odd_files() -> dict[str, tuple[array.array, str]]:
     """Data and format of compressed messages that are no images, by what they are."""
-    pixels = picture("packed", 0, *PACKED_SIZE)
+    pixels = image_of("packed", 0, *PACKED_SIZE)
     jpeg = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
     half = jpeg[: len(jpeg) // 2]
     depth = cv2.imencode(".png", pixels[..., 0].astype(np.uint16) * 16)[1].tobytes()
@@ -59,10 +59,12 @@ class Cameras:
         self._fickle: Any = None
         self._turn = 0
         self._changes = 0.0
-        self._data = [self._bytes("raw", number, self._raw_size) for number in range(PICTURES)]
+        self._data = [self._bytes("raw", number, self._raw_size) for number in range(IMAGES)]
         self._files = [
-            array.array("B", cv2.imencode(".png", picture("packed", n, *PACKED_SIZE)[..., ::-1])[1])
-            for n in range(PICTURES)
+            array.array(
+                "B", cv2.imencode(".png", image_of("packed", n, *PACKED_SIZE)[..., ::-1])[1]
+            )
+            for n in range(IMAGES)
         ]
         self._odd_files = odd_files()
         self._odd = itertools.cycle(self._odd_files)
@@ -77,7 +79,7 @@ class Cameras:
 
     @staticmethod
     def _bytes(camera: str, number: int, size: tuple[int, int], bgr: bool = False) -> array.array:
-        pixels = picture(camera, number, *size)
+        pixels = image_of(camera, number, *size)
         return array.array("B", (pixels[..., ::-1] if bgr else pixels).tobytes())
 
     def _header(self, camera: str, number: int, size: tuple[int, int], ahead: int = 0) -> Header:
@@ -86,7 +88,7 @@ class Cameras:
         return Header(stamp=stamp.to_msg(), frame_id=text)
 
     def _send_raw(self) -> None:
-        number = self.published["raw"] % PICTURES
+        number = self.published["raw"] % IMAGES
         height, width = self._raw_size
         self._raw.publish(
             Image(
@@ -101,7 +103,7 @@ class Cameras:
         self.published["raw"] += 1
 
     def _send_packed(self) -> None:
-        number = self.published["packed"] % PICTURES
+        number = self.published["packed"] % IMAGES
         header = self._header("packed", number, PACKED_SIZE)
         data, label = self._files[number], "png"
         if self._options["fault_every"] and self.published["packed"] % ODD_EVERY == 0:
@@ -118,7 +120,7 @@ class Cameras:
             self._change(now)
         if self._fickle is None:
             return
-        number = self.published["fickle"] % PICTURES
+        number = self.published["fickle"] % IMAGES
         height, width = size = FICKLE_SIZES[self._turn % 2]
         bgr = bool(self._turn % 2)
         faulty = bool(self._options["fault_every"])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients of `soak.py`: one asks, one streams, one cancels, one times out; an operator meddles.
+"""The clients of `soak.py`: one asks, one streams, one cancels, one times out; and an operator.
 
-Each request is checked: it ends, its header is that of a picture of the camera that was asked, not
-older than asked for, and the answer's probabilities are those of the very picture that the header
-names. A fact that is added while the node runs is told within its promise.
+Each request is checked: it ends, its header is that of an image of the camera that was asked, not
+older than asked for, and the answer's probabilities are those of the very image that the header
+names. A fact that is added while the node runs is published within `FACT_WITHIN`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from soak_common import (
     CAMERAS,
-    PICTURES,
+    IMAGES,
     SAVE_EVERY,
+    image_of,
     percentile,
-    picture,
     read_frame_id,
     role,
     save,
@@ -45,7 +45,7 @@ from svd_vlm_ros.srv import AskScene
 PATIENCE = 20.0  # s after a request's timeout until it counts as lost
 QUESTION, CHOICES = "is the path clear?", ["yes", "no", "maybe"]
 TOKENS = 192
-NEAR = 5e-3  # between probabilities of the same picture, computed alone or in a batch
+NEAR = 5e-3  # between probabilities of the same image, computed alone or in a batch
 NAMES = "OK NO_IMAGE STALE_IMAGE BAD_REQUEST BUSY TIMEOUT CANCELED NOT_ACTIVE ERROR"
 STATUSES = {getattr(AskScene.Response, name): name for name in NAMES.split()}
 SELECTOR = "svd-cover"  # the node's default; another one's probabilities are others
@@ -59,7 +59,7 @@ if client.wait_for_service(10.0):
     client.call_async(AskScene.Request(question="describe this", max_new_tokens=64))
 os._exit(0)
 """
-SHOWN = 10  # wrong things that are told
+SHOWN = 10  # wrong things that the report shows
 
 
 class Client:
@@ -103,9 +103,11 @@ class Clients:
         self._action = ActionClient(node, StreamAnswer, "stream_answer")
         self._state = node.create_client(ChangeState, "perception/change_state")
         self._set = node.create_client(SetParameters, "perception/set_parameters")
-        self._told = threading.Event()  # of a fact
+        self._fact_came = threading.Event()
         latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(FactChanged, "fact_changed", lambda _: self._told.set(), latched)
+        node.create_subscription(
+            FactChanged, "fact_changed", lambda _: self._fact_came.set(), latched
+        )
         self._wanted = reference(options)
 
     def wait(self, seconds: float) -> bool:
@@ -187,7 +189,7 @@ class Clients:
         client.counts["sent"] += 1
         sent = self._on_executor(
             lambda: self._action.send_goal_async(
-                goal, feedback_callback=lambda told: pieces.append(told.feedback.piece)
+                goal, feedback_callback=lambda message: pieces.append(message.feedback.piece)
             )
         )
         if not finished(sent, PATIENCE):
@@ -221,13 +223,13 @@ class Clients:
 
     def _lost(self, name: str) -> None:
         self.each[name].counts["lost"] += 1
-        self._tell(f"a request of '{name}' did not end")
+        self._note(f"a request of '{name}' did not end")
 
     def _check(self, client: Client, request: Any, response: Any) -> None:
         client.by_status[STATUSES[response.status]] += 1
         if response.status != AskScene.Response.OK:
             if not response.message:
-                self._tell(f"{STATUSES[response.status]} without a sentence")
+                self._note(f"{STATUSES[response.status]} without a sentence")
             return
         header = response.header
         stamp = header.stamp.sec * 10**9 + header.stamp.nanosec
@@ -237,22 +239,22 @@ class Clients:
             camera, number, height, width, taken = "", 0, 0, 0, 0
         if camera != request.camera or taken != stamp or response.camera != request.camera:
             client.counts["wrong_header"] += 1
-            self._tell(f"asked {request.camera}, got the header {header.frame_id} at {stamp}")
+            self._note(f"asked {request.camera}, got the header {header.frame_id} at {stamp}")
             return
         before = request.not_before.sec * 10**9 + request.not_before.nanosec
         old = request.max_image_age and response.stats.image_age > request.max_image_age + 1e-3
         if stamp < before or old:
             client.counts["too_old"] += 1
-            self._tell(f"{(before - stamp) / 1e9:.3f} s too old: {header.frame_id}")
+            self._note(f"{(before - stamp) / 1e9:.3f} s too old: {header.frame_id}")
         wanted = self._wanted.get((camera, number, height, width))
         same = response.stats.selector == SELECTOR and list(request.choices) == CHOICES
         if same and wanted is not None:
             far = max(abs(a - b) for a, b in zip(wanted, response.probabilities, strict=True))
             if far > NEAR:
                 client.counts["wrong_picture"] += 1
-                self._tell(f"{header.frame_id}: probabilities differ by {far:.4f}")
+                self._note(f"{header.frame_id}: probabilities differ by {far:.4f}")
 
-    def _tell(self, sentence: str) -> None:
+    def _note(self, sentence: str) -> None:
         if len(self.wrong) < SHOWN:
             self.wrong.append(sentence)
 
@@ -289,13 +291,13 @@ class Clients:
         finished(done, PATIENCE)
 
     def _add_facts(self) -> None:
-        """A fact that is added live is told within its promise, whatever else is asked."""
-        self._told.clear()
+        """A fact that is added live is published within `FACT_WITHIN`, whatever else is asked."""
+        self._fact_came.clear()
         self._set_parameter("facts", ["soak"])
         self._set_parameter("fact.soak.question", QUESTION)
-        if not self._told.wait(FACT_WITHIN) and not self._stopped.is_set():
+        if not self._fact_came.wait(FACT_WITHIN) and not self._stopped.is_set():
             self.each["ask"].counts["facts_late"] += 1
-            self._tell(f"a fact that was added live was not told within {FACT_WITHIN:g} s")
+            self._note(f"a fact that was added live was not published within {FACT_WITHIN:g} s")
         self._set_parameter("facts", [""])
         self.faults["fact added"] += 1
 
@@ -327,7 +329,7 @@ def finished(future: Any, seconds: float) -> bool:
 
 
 def reference(options: dict[str, Any]) -> dict[tuple[str, int, int, int], tuple[float, ...]]:
-    """What a second engine says of each picture; models of gigabytes are not loaded twice."""
+    """What a second engine answers about each image; models of gigabytes are not loaded twice."""
     if options["model"] not in ("random:tiny", "scout"):
         return {}
     from soak_cameras import FICKLE_SIZES, PACKED_SIZE
@@ -339,9 +341,9 @@ def reference(options: dict[str, Any]) -> dict[tuple[str, int, int, int], tuple[
     sizes["fickle"] = FICKLE_SIZES
     found = {}
     for camera in CAMERAS:
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             for height, width in sizes[camera]:
-                scene = engine.see(picture(camera, number, height, width), visual_tokens=TOKENS)
+                scene = engine.see(image_of(camera, number, height, width), visual_tokens=TOKENS)
                 answer = engine.choose(scene, QUESTION, CHOICES)
                 found[camera, number, height, width] = answer.probabilities
     engine.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of `soak.py` share: pictures named by their headers, and figures."""
+"""What the processes of `soak.py` share: images named by their headers, and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 CAMERAS = {"raw": "raw/image", "packed": "packed/image/compressed", "fickle": "fickle/image"}
-PICTURES = 6  # different ones of each camera
+IMAGES = 6  # different ones of each camera
 WARM_UP = 300.0  # s, or a fifth of a shorter run, before memory counts
 SAVE_EVERY = 5.0  # s between two writings of a role's figures
 
@@ -36,7 +36,7 @@ def save(folder: Path, name: str, figures: dict[str, Any]) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def picture(camera: str, number: int, height: int, width: int) -> np.ndarray:
+def image_of(camera: str, number: int, height: int, width: int) -> np.ndarray:
     """uint8 RGB [height, width, 3]: coarse squares, unlike those of other numbers and cameras."""
     seed = list(CAMERAS).index(camera) * 1000 + number
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
@@ -44,7 +44,7 @@ def picture(camera: str, number: int, height: int, width: int) -> np.ndarray:
 
 
 def frame_id(camera: str, number: int, height: int, width: int, stamp: int) -> str:
-    """A header's frame_id that says which picture it belongs to."""
+    """A header's frame_id that names the image that it belongs to."""
     return f"{camera}/{number}/{height}x{width}/{stamp}"
 
 

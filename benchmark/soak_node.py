@@ -97,7 +97,7 @@ class Faults:
 
 
 class Memory:
-    """The least of each minute: pictures in flight come and go by some 40 MiB within seconds.
+    """The least of each minute: images in flight come and go by some 40 MiB within seconds.
 
     `own` (MiB) is the node's (`node.health.memory`), `in_use` (MiB) what the C library has handed
     out of it: the rest is what it holds free, and Python's small objects, whose number is `blocks`.
@@ -172,7 +172,7 @@ def main() -> None:
     begun = saved = looked = time.monotonic()
     broken: float | None = None  # when the next fault is due, once requests are answered
 
-    def tell() -> None:
+    def save_figures() -> None:
         if memory is not None:
             trim()  # what is free is not the node's
         save(folder, "node", figures(node, faults, lateness, memory, warm))
@@ -196,8 +196,8 @@ def main() -> None:
             asked = node.active is not None and node.health.snapshot().by_status
             if broken is None and options["fault_every"] and asked:
                 broken = now
-            threading.Thread(target=tell).start()  # the disk must not make the timer late
-    tell()
+            threading.Thread(target=save_figures).start()  # the disk must not make the timer late
+    save_figures()
     node.close()
     executor.shutdown()
     rclpy.try_shutdown()

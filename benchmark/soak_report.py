@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from soak import HARMS, LEAST, slope_and_error
+from soak import HARMS, LEAST, WORDS, slope_and_error
 
 SERIES = {"in_use": "memory in use", "own": "own memory"}
 
@@ -31,7 +31,7 @@ def main() -> None:
 
 def report(pieces: list[dict[str, Any]]) -> str:
     """The table, in Markdown."""
-    harms = " | ".join(harm.replace("_", " ") for harm in HARMS)
+    harms = " | ".join(WORDS.get(harm, harm.replace("_", " ")) for harm in HARMS)
     slopes = " | ".join(f"{words}, MiB/h" for words in SERIES.values())
     lines = [
         f"| run | hours | requests | {harms} | {slopes} |",
@@ -49,7 +49,9 @@ def report(pieces: list[dict[str, Any]]) -> str:
             for fault, count in piece[role].get("faults", {}).items():
                 faults[fault] = faults.get(fault, 0) + count
     lines += ["", "| fault | times |", "|---|---:|"]
-    lines += [f"| {fault} | {count:,} |" for fault, count in sorted(faults.items())]
+    lines += [
+        f"| {WORDS.get(fault, fault)} | {count:,} |" for fault, count in sorted(faults.items())
+    ]
     return "\n".join(lines)
 
 

@@ -53,6 +53,9 @@ def generate_launch_description():
         override("visual_tokens", int),
         override("energy", float),
         override("token_cap", int),
+        override("min_pixels", int),
+        override("max_pixels", int),
+        override("position_policy"),
         override("description_period", float),
         override("image_topic", parameter="camera.camera.topic"),
         override("compressed", bool, parameter="camera.camera.compressed"),
@@ -65,9 +68,9 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "model",
             default_value="llava-hf/llava-1.5-7b-hf",
-            description="scout (embedded, needs no download), a LLaVA-1.5 style hub id or folder, "
-            "random:tiny or random:llava-1.5-7b; a hub model must have been fetched by 'svd-vlm "
-            "download'",
+            description="scout (embedded, needs no download), a hub id or folder of one of the "
+            "families in docs/models.md, or random:tiny; a hub model must have been fetched by "
+            "'svd-vlm download'",
         ),
         DeclareLaunchArgument(
             "precision",
@@ -97,6 +100,24 @@ def generate_launch_description():
             "token_cap",
             default_value="192",
             description="most visual tokens that are kept if energy is above 0",
+        ),
+        DeclareLaunchArgument(
+            "min_pixels",
+            default_value="0",
+            description="pixels to which a smaller image is enlarged, if the model takes images of "
+            "any size; 0: as its checkpoint says",
+        ),
+        DeclareLaunchArgument(
+            "max_pixels",
+            default_value="0",
+            description="pixels to which a larger image is reduced, if the model takes images of "
+            "any size; 0: as its checkpoint says",
+        ),
+        DeclareLaunchArgument(
+            "position_policy",
+            default_value="auto",
+            description="position ids of the kept visual tokens",
+            choices=["auto", "contiguous", "original"],
         ),
         DeclareLaunchArgument(
             "description_period",

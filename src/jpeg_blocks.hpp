@@ -9,7 +9,7 @@
 
 #include "jpeg_huffman.hpp"
 
-// svd_vlm_ros/pictures/jpeg_scan.py has a sentence for each.
+// svd_vlm_ros/images/jpeg_scan.py has a sentence for each.
 enum Finding {
   kWhole,
   kUnknown,     // a kind that is not read here: arithmetic coding, lossless, hierarchical, 12 bits

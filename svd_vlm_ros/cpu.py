@@ -32,7 +32,7 @@ BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last one is ARM
 
 @functools.cache
 def cpu_name() -> str:
-    """The model's name where Linux tells it, else the architecture."""
+    """The model's name if Linux has it, else the architecture."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 

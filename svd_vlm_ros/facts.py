@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standing questions: what a robot wants to know of every picture, and when an answer has changed.
+"""Standing questions: what a robot wants to know of every image, and when an answer has changed.
 
     path = parse_fact("path: is the path clear? [yes, no]")
     tracker = FactTracker(frames=2)
-    tracker.update(path, answer.probabilities)    # once a picture; Observation(value, changed, ...)
+    tracker.update(path, answer.probabilities)    # once an image; Observation(value, changed, ...)
 
 A model that is undecided between two answers gives now the one, now the other. So a value changes
-only when another answer has been the likeliest for several pictures in a row. Neither ROS nor torch
+only when another answer has been the likeliest for several images in a row. Neither ROS nor torch
 is needed here.
 """
 
@@ -40,11 +40,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one picture says about a fact.
+    """What one image says about a fact.
 
-    `value` is the settled answer and `previous` the one before this picture ("": none yet);
+    `value` is the settled answer and `previous` the one before this image ("": none yet);
     `changed` says that they differ and that this is not the first value. `probabilities` are this
-    picture's own, one a choice.
+    image's own, one a choice.
     """
 
     fact: Fact
@@ -54,7 +54,7 @@ class Observation:
 
     @property
     def changed(self) -> bool:
-        """Whether the value became another one with this picture."""
+        """Whether the value became another one with this image."""
         return self.previous not in ("", self.value)
 
     @property
@@ -64,7 +64,7 @@ class Observation:
 
 
 def check_name(name: str) -> str:
-    """The name of a fact. Raises `UserError` where it can't be one."""
+    """The name of a fact. Raises `UserError` if it can't be one."""
     if not _NAME.fullmatch(name):
         raise UserError(
             f"A fact is named '{name[:60]}': a name begins with a letter and goes on with letters, "
@@ -76,24 +76,24 @@ def check_name(name: str) -> str:
 def check_fact(fact: Fact) -> Fact:
     """The fact without blanks around its texts. Raises `UserError` with one sentence."""
     check_name(fact.name)
-    where = f"Fact '{fact.name}'"
+    subject = f"Fact '{fact.name}'"
     question = fact.question.strip()
     choices = tuple(choice.strip() for choice in fact.choices)
     if not question:
-        raise UserError(f"{where} asks nothing: give it a question.")
+        raise UserError(f"{subject} asks nothing: give it a question.")
     if not 2 <= len(choices) <= MAX_CHOICES:
-        raise UserError(f"{where} has {len(choices)} choices: give it 2 to {MAX_CHOICES}.")
+        raise UserError(f"{subject} has {len(choices)} choices: give it 2 to {MAX_CHOICES}.")
     if not all(choices):
-        raise UserError(f"{where} has an empty choice: give each choice a text.")
+        raise UserError(f"{subject} has an empty choice: give each choice a text.")
     if len(set(choices)) < len(choices):
-        raise UserError(f"{where} has the same choice twice: give each choice once.")
+        raise UserError(f"{subject} has the same choice twice: give each choice once.")
     if max(len(question), sum(map(len, choices))) > MAX_TEXT:
         raise UserError(
-            f"{where} is too long: its question, and its choices together, may have {MAX_TEXT} "
+            f"{subject} is too long: its question, and its choices together, may have {MAX_TEXT} "
             "characters."
         )
     if not all(text.isprintable() for text in (question, *choices)):
-        raise UserError(f"{where} contains line breaks or control characters: remove them.")
+        raise UserError(f"{subject} contains line breaks or control characters: remove them.")
     return Fact(fact.name, question, choices, fact.camera)
 
 
@@ -113,21 +113,21 @@ def parse_fact(text: str) -> Fact:
 
 
 class FactTracker:
-    """Settles the values of facts over the pictures of their cameras.
+    """Settles the values of facts over the images of their cameras.
 
     The first answer of a fact is its value at once: there is nothing better. Afterwards another
-    answer becomes the value when it has been the likeliest for `frames` pictures in a row.
+    answer becomes the value when it has been the likeliest for `frames` images in a row.
     """
 
     def __init__(self, frames: int = 2) -> None:
         self.frames = frames
         self._values: dict[Fact, str] = {}
-        self._rivals: dict[Fact, tuple[str, int]] = {}  # an answer and for how many pictures
+        self._rivals: dict[Fact, tuple[str, int]] = {}  # an answer and for how many images
 
     def update(self, fact: Fact, probabilities: Sequence[float]) -> Observation:
-        """Take in what one more picture says: one probability a choice."""
-        chances = tuple(probabilities)
-        likeliest = fact.choices[max(range(len(chances)), key=chances.__getitem__)]
+        """Take in what one more image says: one probability a choice."""
+        probabilities = tuple(probabilities)
+        likeliest = fact.choices[max(range(len(probabilities)), key=probabilities.__getitem__)]
         previous = self._values.get(fact, "")
         value = likeliest
         if previous and likeliest != previous:
@@ -139,7 +139,7 @@ class FactTracker:
         if likeliest == value:
             self._rivals.pop(fact, None)
         self._values[fact] = value
-        return Observation(fact, chances, value, previous)
+        return Observation(fact, probabilities, value, previous)
 
     def keep_only(self, facts: Iterable[Fact]) -> None:
         """Forget all but these; a fact whose question, choices or camera differ is another one."""

@@ -3,7 +3,7 @@
 stand below.
 
 Pure NumPy and OpenCV: no torch, no ROS. The command line, the node and the README use the same
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in pixels of the picture, x1 and y1 exclusive."""
+"""x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive."""
 
 OUTLINE = (255, 190, 60)  # RGB, amber: seen on grass, snow and asphalt alike
 QUESTION_INK = (190, 190, 190)
@@ -34,16 +34,16 @@ def draw_overlay(
     dim: float = 0.4,
     min_width: int = 640,
 ) -> np.ndarray:
-    """Draw the kept patches over a picture, and question and answer below it.
+    """Draw the kept patches over an image, and question and answer below it.
 
     Args:
         image: uint8 [H, W, 3], RGB. It is not changed.
         kept: the boxes of the kept patches, in pixels of `image`; parts outside of it are cut off.
-        question, answer: what to write below; with both empty there is no band below the picture.
+        question, answer: what to write below; with both empty there is no band below the image.
             Characters that OpenCV's fonts lack are written as `?`.
         dim: brightness of what was not kept, from 0 (black) to 1 (as it is, only outlines are
         drawn).
-        min_width: a narrower picture is enlarged to this width first, so that text can be read. 0:
+        min_width: a narrower image is enlarged to this width first, so that text can be read. 0:
         never.
 
     Returns:
@@ -70,7 +70,7 @@ def draw_overlay(
 
 
 def _dimmed(image: np.ndarray, dim: float) -> np.ndarray:
-    """The picture darker and with half of its colour, so that what was kept stands out."""
+    """The image darker and with half of its colour, so that what was kept stands out."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     colour = (1 + dim) / 2
     faded = cv2.addWeighted(image, colour, grey, 1 - colour, 0)

@@ -2,7 +2,7 @@
 """What all tests share: a ROS domain of their own, few threads, no traces in the home folder.
 
 ROS tests take `ros_domain` (or `ros_domain_of_module` for a node that serves a whole module) and
-are skipped where rclpy is absent; a module that imports ROS at its top begins with
+are skipped if rclpy is absent; a module that imports ROS at its top begins with
 `pytest.importorskip("rclpy", reason="needs ROS 2")`.
 """
 
@@ -17,7 +17,7 @@ import pytest
 
 # Before anything imports torch: tiny models gain nothing from threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests talk to themselves only, also where somebody else's robot is on the network.
+# Tests talk to themselves only, also if somebody else's robot is on the network.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
@@ -62,7 +62,7 @@ def _needs_ros() -> None:
 
 @pytest.fixture
 def ros_domain() -> Iterator[int]:
-    """A ROS domain for this test alone, set in the environment; skips where there is no rclpy."""
+    """A ROS domain for this test alone, set in the environment; skips if there is no rclpy."""
     _needs_ros()
     with reserved_domain() as domain:
         yield domain

@@ -32,8 +32,8 @@ from svd_vlm_ros.bags.recording import (
 from svd_vlm_ros.bags.writing import write_bag
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact, FactTracker, Observation
-from svd_vlm_ros.pictures.disk import check_writable
-from svd_vlm_ros.pictures.messages import MAX_PIXELS, to_rgb
+from svd_vlm_ros.images.disk import check_writable
+from svd_vlm_ros.images.messages import MAX_PIXELS, to_rgb
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first table: one picture, one question, an answer; transformers' `generate`, then the engine.
+"""The first table: one image, one question, an answer; transformers' `generate`, then the engine.
 
 The rows take turns, round by round, so that a machine that slows down slows all of them down.
 """
@@ -56,7 +56,7 @@ class Answered:
     Attributes:
         row: which one.
         seconds: preprocess, vision, select, project, prefill, first_token, token, answer, yes_no.
-        peak_bytes: the most memory in use in any round; 0 where it is not known.
+        peak_bytes: the most memory in use in any round; 0 if it is not known.
         prompt_tokens: all tokens in front of the answer.
         kernel_seconds: of CUDA kernels for one answer; None on a CPU.
     """
@@ -92,8 +92,8 @@ def read_rows(text: str, patches: int, stock: bool = True) -> list[Row]:
     return rows
 
 
-def make_picture(size: int) -> np.ndarray:
-    """A picture [size, size, 3] of large shapes and fine grain; square: nothing is padded."""
+def make_image(size: int) -> np.ndarray:
+    """An image [size, size, 3] of large shapes and fine grain; square: nothing is padded."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 200, (8, 8, 3), dtype=np.uint8)
     cell = -(-size // 8)
@@ -122,15 +122,15 @@ def measure_answers(
         step: called with words before each measurement.
     """
     device = torch.device(engine.info.device)
-    picture = make_picture(engine.info.image_size)
+    image = make_image(engine.info.image_size)
 
     def run(row: Row, tokens: int) -> dict[str, float]:
         if row.name == STOCK:
             # As a user has it: with the layers as transformers and bitsandbytes make them.
             with unpacked(engine.loaded.model):
-                taken = stock.answer(picture, QUESTION, tokens)
+                taken = stock.answer(image, QUESTION, tokens)
             return {**taken, "yes_no": taken["first_token"]}
-        return _engine_answer(engine, picture, row, selector, tokens)
+        return _engine_answer(engine, image, row, selector, tokens)
 
     for row in rows:
         step(f"warming up: {row.words}")
@@ -160,28 +160,28 @@ def select_tokens(engine: SceneEngine, kept: int, selector: str) -> None:
 
 
 def _engine_answer(
-    engine: SceneEngine, picture: np.ndarray, row: Row, selector: str, tokens: int
+    engine: SceneEngine, image: np.ndarray, row: Row, selector: str, tokens: int
 ) -> dict[str, float]:
     """See and ask, see and choose; the seconds are those that the engine gives out.
 
     Selectors that look at the question do their work in `ask`, whose timings then hold it.
     """
     select_tokens(engine, row.tokens, selector)
-    scene = engine.see(picture)
+    scene = engine.see(image)
     answer = engine.ask(scene, QUESTION, max_new_tokens=tokens)
-    unread = engine.see(picture)  # a picture is read with the first question
+    unread = engine.see(image)  # an image is read with the first question
     chosen = engine.choose(unread, YES_NO, CHOICES)
-    made, said = scene.timings, asdict(answer.timings)
+    made, asked = scene.timings, asdict(answer.timings)
     # A model may end its answer early: what a token takes is known all the same.
     steps = answer.answer_tokens - 1 + (answer.finish_reason == "stop")
-    token = said["decode"] / steps if steps > 0 else 0.0
-    first_token = made.total + said["first_token"]
+    token = asked["decode"] / steps if steps > 0 else 0.0
+    first_token = made.total + asked["first_token"]
     return {
         "preprocess": made.preprocess,
         "vision": made.encode,
-        "select": made.select + said.get("select", 0.0),
-        "project": made.project + said.get("project", 0.0),
-        "prefill": made.prefill + said["prefill"],
+        "select": made.select + asked.get("select", 0.0),
+        "project": made.project + asked.get("project", 0.0),
+        "prefill": made.prefill + asked["prefill"],
         "first_token": first_token,
         "token": token,
         "answer": first_token + (tokens - 1) * token,

@@ -17,7 +17,7 @@ _RESET_PEAK = "5"  # forget the high water of the resident memory (Linux)
 
 
 class Peak:
-    """The high water of memory within a `with` block: `bytes` after it, 0 where it is not known.
+    """The high water of memory within a `with` block: `bytes` after it, 0 if it is not known.
 
     On CUDA it is the memory of torch's allocator, on a CPU the resident memory of the process,
     libraries and pages of mapped files included.
@@ -51,7 +51,7 @@ def in_use(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def measured_peak(device: torch.device) -> Iterator[Peak]:
-    """As `Peak`, from a tidied heap."""
+    """As `Peak`, after free memory was given back to the system."""
     give_back()
     with Peak(device) as peak:
         yield peak

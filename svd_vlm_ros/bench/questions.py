@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second table: what further questions on one picture cost, in turn and together."""
+"""The second table: what further questions on one image cost, in turn and together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from svd_vlm_ros.bench.answers import CHOICES, Step, make_picture, select_tokens
+from svd_vlm_ros.bench.answers import CHOICES, Step, make_image, select_tokens
 from svd_vlm_ros.bench.samples import Spread, now, spreads
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def measure_questions(
     answer_tokens: int,
     step: Step,
 ) -> dict[str, Spread]:
-    """Eight questions on one picture, as yes/no choices and in free text.
+    """Eight questions on one image, as yes/no choices and in free text.
 
     Args:
         engine: keeps `tokens` visual tokens by `selector`.
@@ -52,22 +52,22 @@ def measure_questions(
     """
     device = torch.device(engine.info.device)
     select_tokens(engine, tokens, selector)
-    picture = make_picture(engine.info.image_size)
+    image = make_image(engine.info.image_size)
     asked = [(question, CHOICES) for question in QUESTIONS]
     runs = []
     for number in range(rounds + 1):
-        step("questions on one picture" + ("" if number else ", warming up"))
+        step("questions on one image" + ("" if number else ", warming up"))
         limit = answer_tokens if number else 2
         chosen = _measure(
             device,
-            lambda: engine.see(picture),
+            lambda: engine.see(image),
             lambda scene, one: engine.choose(scene, *one),
             lambda scene: engine.choose_many(scene, asked),
             asked,
         )
         answered = _measure(
             device,
-            lambda: engine.see(picture),
+            lambda: engine.see(image),
             partial(engine.ask, max_new_tokens=limit),
             partial(engine.ask_many, questions=QUESTIONS, max_new_tokens=limit),
             QUESTIONS,

@@ -34,7 +34,7 @@ def add_speedups(records: Sequence[Record]) -> None:
     """Write `speedup` into each row: how many times as fast as the stock row of the precision that
     all is compared with (`settings.stock`), or else the first one.
 
-    Nothing is written where no stock row was measured.
+    Nothing is written if no stock row was measured.
     """
     first = sorted(records, key=lambda record: not _is_compared_with(record))
     stock = next((row for record in first for row in record["answers"] if _is_stock(row)), None)
@@ -112,7 +112,7 @@ def _machine_table(records: Sequence[Record]) -> Table:
 def _time_table(record: Record) -> Table:
     names = ("vision", "select", "project", "prefill", "first_token", "token", "answer", "yes_no")
     return Table(
-        f"{_precision(record)}: one picture, one question, "
+        f"{_precision(record)}: one image, one question, "
         f"{record['settings']['answer_tokens']} tokens of answer",
         (
             *("tokens", "vision", "select", "project", "prefill"),
@@ -210,7 +210,7 @@ def _question_table(record: Record) -> Table:
             )
         )
     return Table(
-        f"{_precision(record)}: eight questions on one picture, "
+        f"{_precision(record)}: eight questions on one image, "
         f"{measured['visual_tokens']} visual tokens",
         (
             *("question", "first", "further", "of first"),

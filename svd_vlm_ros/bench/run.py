@@ -41,7 +41,7 @@ class BenchSettings:
     Attributes:
         model, precision, device, cpu_threads: as `SceneEngine.load` takes them.
         rows: as `answers.read_rows` takes them; "": all tokens and the paper's budgets, with stock
-            before them where `stock` is this precision.
+            before them if `stock` is this precision.
         stock: the precision of transformers' `generate` that all is compared with.
         rounds: of measurements.
         answer_tokens: written in each.

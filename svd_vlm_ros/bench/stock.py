@@ -51,7 +51,7 @@ class Stock:
         self._dtype = loaded.dtype
 
     @torch.inference_mode()
-    def answer(self, picture: np.ndarray, question: str, tokens: int) -> dict[str, float]:
+    def answer(self, image: np.ndarray, question: str, tokens: int) -> dict[str, float]:
         """Answer with exactly `tokens` tokens.
 
         Returns:
@@ -60,7 +60,7 @@ class Stock:
         """
         begun = now(self._device)
         inputs = self._processor(
-            images=picture, text=self._prompt.text(question), return_tensors="pt"
+            images=image, text=self._prompt.text(question), return_tensors="pt"
         ).to(self._device, self._dtype)
         prepared = now(self._device)
         clock = _Clock(self._device)

@@ -42,25 +42,25 @@ def annotate(
         ),
     ] = None,
     topic: Annotated[
-        Texts, typer.Option("--topic", help="A topic of pictures; repeat for more. Default: all.")
+        Texts, typer.Option("--topic", help="A topic of images; repeat for more. Default: all.")
     ] = None,
     period: Annotated[
         float,
-        typer.Option("--period", min=0.0, help="Seconds between two pictures; 0: every picture."),
+        typer.Option("--period", min=0.0, help="Seconds between two images; 0: every image."),
     ] = 0.0,
     prompt: Annotated[
         options.MaybeText,
         typer.Option("--prompt", help="Ask for the description in other words than the model's."),
     ] = None,
     describe: Annotated[
-        bool, typer.Option("--describe/--no-describe", help="Describe each picture in words.")
+        bool, typer.Option("--describe/--no-describe", help="Describe each image in words.")
     ] = True,
     topic_out: Annotated[
         str, typer.Option("--topic-out", help="Where the descriptions go.")
     ] = "/scene_description",
     fact_frames: Annotated[
         int,
-        typer.Option("--fact-frames", min=1, help="Pictures until another answer counts."),
+        typer.Option("--fact-frames", min=1, help="Images until another answer counts."),
     ] = 2,
     compress: Annotated[
         bool, typer.Option("--compress", help="Write compressed chunks (zstd).")
@@ -71,10 +71,13 @@ def annotate(
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    position_policy: options.PositionPolicyOption = options.PositionPolicy.AUTO,
     max_new_tokens: options.MaxNewTokens = 128,
     as_json: options.AsJson = False,
 ) -> None:
-    """Describe the pictures of a recorded bag, and write it with the descriptions beside them.
+    """Describe the images of a recorded bag, and write it with the descriptions beside them.
 
     Stop it at any time: the same command goes on from there, and the result is the same file.
 
@@ -100,7 +103,10 @@ def annotate(
     with open_bag(bag) as reader:
         check_out(out, reader, work)
         picture_topics(reader, work.topics)  # what can be refused is refused before torch loads
-        engine, _ = options.load_engine(model, precision, selector, budget, token_cap, device)
+        engine, _ = options.load_engine(
+            *(model, precision, selector, budget, token_cap, device),
+            *(min_pixels, max_pixels, position_policy),
+        )
         try:
             with _bar() as on_step:
                 done = annotate_bag(reader, bag, out, engine, work, on_step)
@@ -126,9 +132,7 @@ def annotate(
         )
         return
     for name, reason in done.reasons.items():
-        print_warning(
-            f"{name}: some of its pictures can't be read, the first one because {reason}."
-        )
+        print_warning(f"{name}: some of its images can't be read, the first one because {reason}.")
     stdout().print(f"{out}: {described} descriptions on {topic_out}.", soft_wrap=True)
     stdout().print(f"play it:  ros2 bag play {out}", soft_wrap=True)
 
@@ -169,7 +173,7 @@ def _bar() -> Iterator[Callable[[str, int, int], object]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    names = {"looking": "Looking at the pictures", "writing": "Writing the bag"}
+    names = {"looking": "Looking at the images", "writing": "Writing the bag"}
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`svd-vlm ask`: one question about one picture, without ROS."""
+"""`svd-vlm ask`: one question about one image, without ROS."""
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
@@ -21,6 +21,9 @@ def ask(
     visual_tokens: options.VisualTokens = "192",
     token_cap: options.TokenCap = 192,
     device: options.Device = "auto",
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    position_policy: options.PositionPolicyOption = options.PositionPolicy.AUTO,
     choices: Annotated[
         str,
         typer.Option(
@@ -31,7 +34,7 @@ def ask(
     overlay: options.Overlay = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ask one question about one picture.
+    """Ask one question about one image.
 
     Prints the answer, its confidence, the visual tokens kept, and the time of every stage.
 
@@ -43,24 +46,25 @@ def ask(
         raise typer.BadParameter("--choices needs two or more, parted by commas: --choices yes,no")
 
     from svd_vlm_ros.cli import report
-    from svd_vlm_ros.pictures.disk import check_writable, read_picture
+    from svd_vlm_ros.images.disk import check_writable, read_image
 
-    picture = read_picture(image)
+    pixels = read_image(image)
     if overlay:
         check_writable(overlay)
     engine, load_seconds = options.load_engine(
-        model, precision, selector, budget, token_cap, device
+        *(model, precision, selector, budget, token_cap, device),
+        *(min_pixels, max_pixels, position_policy),
     )
     try:
-        with spinner("Looking at the picture"):
-            scene = engine.see(picture)
+        with spinner("Looking at the image"):
+            scene = engine.see(pixels)
         with spinner("Answering"):
             if offered:
                 answer = engine.choose(scene, question, offered)
             else:
                 answer = engine.ask(scene, question, max_new_tokens=max_new_tokens)
         if overlay:
-            report.write_overlay(overlay, picture, scene, question, answer)
+            report.write_overlay(overlay, pixels, scene, question, answer)
         record = report.answer_record(
             engine.info, scene, answer, load_seconds, image, question, offered
         )

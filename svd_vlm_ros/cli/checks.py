@@ -26,7 +26,7 @@ BUILD_HERE = (
 )
 BUILT_FOR_NUMPY_1 = ("numpy.core.multiarray", "_ARRAY_API")
 BUILD_SIGNS = ("named symbol not found", "no kernel image", "invalid device function")
-PRODUCT_TOLERANCE = {"int8": 0.05, "int4": 0.2}  # relative; 0.010 and 0.092 where all is well
+PRODUCT_TOLERANCE = {"int8": 0.05, "int4": 0.2}  # relative; 0.010 and 0.092 if all is well
 
 
 class Status(str, Enum):
@@ -139,16 +139,16 @@ def check_numpy_opencv(outcome: Outcome) -> Check:
 
 
 def check_cv_bridge(outcome: Outcome, numpy: str) -> Check:
-    """cv_bridge, which is optional: the node converts pictures itself where cv_bridge is unsafe."""
+    """cv_bridge, which is optional: the node converts images itself if cv_bridge is unsafe."""
     if not outcome.error and outcome.found["same"]:
         return Check("cv_bridge", Status.OK, f"works beside NumPy {numpy}")
     if "No module named 'cv_bridge'" in outcome.error:
-        return Check("cv_bridge", Status.OK, "not here: the node converts pictures itself")
-    trouble = outcome.error or "changes a picture on its way"
+        return Check("cv_bridge", Status.OK, "not here: the node converts images itself")
+    trouble = outcome.error or "changes an image on its way"
     return Check(
         "cv_bridge",
         Status.WARNING,
-        f"fails beside NumPy {numpy}; the node converts pictures itself ({trouble})",
+        f"fails beside NumPy {numpy}; the node converts images itself ({trouble})",
         "to use it: python3 -m pip install 'numpy<2' (apt's cv_bridge was built for NumPy 1)",
     )
 
@@ -172,8 +172,8 @@ def check_torch(outcome: Outcome, jetson: str | None, nvidia: bool) -> Check:
         f"{device['name']} (capability {device['capability']}, {gigabytes(device['memory'])})"
         for device in found["devices"]
     ]
-    where = f" on {jetson}" if jetson else ""
-    detail = f"{found['torch']}{where}"
+    machine = f" on {jetson}" if jetson else ""
+    detail = f"{found['torch']}{machine}"
     if devices:
         return Check("torch", Status.OK, f"{detail}: {', '.join(devices)}")
     if jetson:
@@ -324,11 +324,11 @@ def _check_camera(camera: Mapping[str, Any], seconds: float) -> Check:
     qos = sorted({publisher["reliability"].replace("_", " ") for publisher in camera["publishers"]})
     detail = f"{camera['type']}, {' and '.join(qos) or 'publisher gone'}"
     name = f"camera {camera['topic']}"
-    if not camera["pictures"]:
+    if not camera["images"]:
         return Check(
             name,
             Status.WARNING,
-            f"{detail}: no picture in {seconds:g} s",
+            f"{detail}: no image in {seconds:g} s",
             "does the driver run? Over a radio link, use the compressed topic",
         )
     rate = f", {camera['rate']:.1f} Hz" if camera["rate"] else ""

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-NARROW = 100  # columns where there is no terminal, as in a log: 80 would squeeze the tables
+NARROW = 100  # columns if there is no terminal, as in a log: 80 would squeeze the tables
 
 
 def stdout() -> Console:

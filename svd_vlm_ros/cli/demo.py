@@ -34,7 +34,7 @@ ANSWER_SECONDS = 60.0  # for one answer on a slow, busy machine
 # Questions that may turn out open, because the scene had moved on, before the demo gives up.
 OPEN_TRIES = 20
 MADE_AT_MOST = 100  # rounds of questions that the world makes to find one
-PAUSE = 1.5  # s of the drive between two questions, so that they are about different pictures
+PAUSE = 1.5  # s of the drive between two questions, so that they are about different images
 KINDS = (
     "path",
     "nearest",
@@ -55,7 +55,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One question with its answer, and the truth about the picture that was used."""
+    """One question with its answer, and the truth about the image that was used."""
 
     kind: str
     question: str
@@ -66,13 +66,13 @@ class Asked:
     visual_tokens_kept: int
     visual_tokens_total: int
     seconds: float  # from the request to the reply, as the client saw it
-    picture_stamp: float  # s
+    picture_stamp: float  # s; keys of --json keep their names
     picture_reused: bool
 
 
 @dataclass(frozen=True)
 class Described:
-    """One SceneDescription with the true description of its picture."""
+    """One SceneDescription with the true description of its image."""
 
     text: str
     truth: str
@@ -89,12 +89,12 @@ def demo(
     ] = 8,
     precision: options.PrecisionOption = options.Precision.AUTO,
     visual_tokens: options.VisualTokens = "192",
-    keep_picture: Annotated[
+    keep_image: Annotated[
         options.MaybePath,
         typer.Option(
             "--keep-picture",
             metavar="PNG",
-            help="Write the picture that was described to this file.",
+            help="Write the image that was described to this file.",
         ),
     ] = None,
     start_seconds: Annotated[
@@ -104,7 +104,7 @@ def demo(
 ) -> None:
     """Start a simulated camera and the node, ask eight questions over ROS 2, and stop everything.
 
-    Each answer is judged by the truth about the very picture that the reply's header names.
+    Each answer is judged by the truth about the very image that the reply's header names.
     Exit status 1 if the node did not answer.
 
     Example:  svd-vlm demo --questions 12 --precision int4 --keep-picture seen.png
@@ -117,14 +117,14 @@ def demo(
     with (
         domain.environment(private),
         processes.running(_commands(seed, parameters)) as check_alive,
-        demo_client.DemoClient(check_alive, keep_pictures=keep_picture is not None) as client,
+        demo_client.DemoClient(check_alive, keep_images=keep_image is not None) as client,
     ):
         with spinner("Starting camera and node"):
             client.wait_until_active(start_seconds)
         with spinner("Asking"):
             asked = list(_ask(client, questions))
         with spinner("Waiting for a description"):
-            described = _describe(client, keep_picture)
+            described = _describe(client, keep_image)
     if as_json:
         right = sum(row.right for row in asked)
         print_json(
@@ -140,7 +140,7 @@ def demo(
 
 
 def _require_ros() -> None:
-    """One sentence where ROS or the compiled interfaces are missing."""
+    """One sentence if ROS or the compiled interfaces are missing."""
     try:
         import rclpy  # noqa: F401
 
@@ -173,7 +173,7 @@ def _ros_parameters(values: Mapping[str, object]) -> list[str]:
 
 
 def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
-    """Ask `wanted` questions of as many kinds as possible, each about the newest picture."""
+    """Ask `wanted` questions of as many kinds as possible, each about the newest image."""
     from svd_vlm_ros.scout.questions import standard_questions
 
     tried: list[str] = []
@@ -190,7 +190,7 @@ def _ask(client: "DemoClient", wanted: int) -> Iterator[Asked]:
         if reply.status != reply.OK:
             raise UserError(f"The node did not answer '{question.text}': {reply.message}")
         truth = true_answer(client.scene_at(reply.header.stamp), question.text)
-        if truth is None:  # the picture that was used leaves this open: it counts neither way
+        if truth is None:  # the image that was used leaves this open: it counts neither way
             continue
         judged += 1
         yield Asked(
@@ -217,7 +217,7 @@ def next_question(offered: "list[Question]", tried: list[str]) -> "Question":
 
 
 def true_answer(scene: "WorldScene", text: str) -> str | None:
-    """The answer to a question about a scene; None where the scene leaves it open.
+    """The answer to a question about a scene; None if the scene leaves it open.
 
     The world answers questions that it makes itself: they are made until this one is among them.
     """
@@ -239,19 +239,19 @@ def plain(answer: str) -> str:
     return answer.strip().lower().rstrip(".")
 
 
-def _describe(client: "DemoClient", keep_picture: Path | None) -> Described:
+def _describe(client: "DemoClient", keep_image: Path | None) -> Described:
     from svd_vlm_ros.scout.questions import describe
 
     message = client.next_description(ANSWER_SECONDS)
     scene = client.scene_at(message.header.stamp)
-    if keep_picture:
-        from svd_vlm_ros.pictures.disk import write_picture
+    if keep_image:
+        from svd_vlm_ros.images.disk import write_image
 
-        picture = client.picture_at(message.header.stamp)
-        if picture is None:
-            print_warning(f"The described picture did not arrive here, too: no {keep_picture}.")
+        image = client.image_at(message.header.stamp)
+        if image is None:
+            print_warning(f"The described image did not arrive at the demo: no {keep_image}.")
         else:
-            write_picture(keep_picture, picture)
+            write_image(keep_image, image)
     return Described(
         text=message.text,
         truth=describe(scene),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's side of the ROS graph: asks `/ask_scene`, and knows what each picture really shows.
+"""The demo's side of the ROS graph: asks `/ask_scene`, and knows what each image shows.
 
 The camera drives on while a question is answered. So an answer is judged by the scene of the
-picture whose stamp stands in the reply's header, which the camera has told on `scout_truth`, and
+image whose stamp stands in the reply's header, which the camera publishes on `scout_truth`, and
 not by what was seen when it was asked.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NODE = "perception"
 KEPT_SCENES = 3000  # the newest: 10 minutes at 5 Hz
-KEPT_PICTURES = 100
+KEPT_IMAGES = 100
 
 Stamp = tuple[int, int]
 """Seconds and nanoseconds of a header."""
@@ -48,7 +48,7 @@ class DemoClient:
     throughout.
     """
 
-    def __init__(self, check_alive: Callable[[], None], keep_pictures: bool = False) -> None:
+    def __init__(self, check_alive: Callable[[], None], keep_images: bool = False) -> None:
         self._check_alive = check_alive
         # Ctrl-C stays Python's: it has to reach the code that ends the other processes
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -56,7 +56,7 @@ class DemoClient:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._scenes: dict[Stamp, WorldScene] = {}
-        self._pictures: dict[Stamp, np.ndarray] = {}
+        self._images: dict[Stamp, np.ndarray] = {}
         self._descriptions: list[SceneDescription] = []
         self._ask = self._node.create_client(AskScene, "ask_scene")
         self._state = self._node.create_client(GetState, f"{NODE}/get_state")
@@ -65,9 +65,9 @@ class DemoClient:
         self._node.create_subscription(
             SceneDescription, "scene_description", self._descriptions.append, 10
         )
-        if keep_pictures:
+        if keep_images:
             self._node.create_subscription(
-                Image, "image", self._take_picture, qos_profile_sensor_data
+                Image, "image", self._take_image, qos_profile_sensor_data
             )
 
     def __enter__(self) -> DemoClient:
@@ -92,29 +92,29 @@ class DemoClient:
         ):
             self._wait(None, time.monotonic() + 0.2)
         self._wait(self._ask.service_is_ready, end, "the service /ask_scene did not appear")
-        self._wait(lambda: bool(self._scenes), end, "the camera told no truth")
+        self._wait(lambda: bool(self._scenes), end, "the camera published nothing on scout_truth")
 
     def newest(self, seconds: float) -> tuple[Stamp, WorldScene]:
-        """After `seconds`, the newest scene that the camera told of, with its picture's stamp."""
+        """After `seconds`, the newest scene that the camera published, with its image's stamp."""
         self._wait(None, time.monotonic() + seconds)
         return next(reversed(self._scenes.items()))
 
     def scene_at(self, stamp: Time, seconds: float = 2.0) -> WorldScene:
-        """The scene that the picture with this stamp shows."""
+        """The scene that the image with this stamp shows."""
         key = (stamp.sec, stamp.nanosec)
         self._wait(
             lambda: key in self._scenes,
             time.monotonic() + seconds,
-            f"the reply's header names no picture of the camera (stamp {key[0]}.{key[1]:09d})",
+            f"the reply's header names no image of the camera (stamp {key[0]}.{key[1]:09d})",
         )
         return self._scenes[key]
 
-    def picture_at(self, stamp: Time) -> np.ndarray | None:
-        """The picture with this stamp, uint8 RGB [H, W, 3], if it came here, too."""
-        return self._pictures.get((stamp.sec, stamp.nanosec))
+    def image_at(self, stamp: Time) -> np.ndarray | None:
+        """The image with this stamp, uint8 RGB [H, W, 3], if it has arrived."""
+        return self._images.get((stamp.sec, stamp.nanosec))
 
     def ask(self, question: Question, not_before: Stamp, seconds: float) -> AskScene.Response:
-        """Put one question through the real service, about a picture that is not older than a
+        """Put one question through the real service, about an image that is not older than a
         stamp.
         """
         request = AskScene.Request(question=question.text)
@@ -150,16 +150,16 @@ class DemoClient:
             self._executor.spin_once(timeout_sec=min(left, 0.1))
 
     def _take_truth(self, message: String) -> None:
-        told = json.loads(message.data)
-        stamp = told["stamp"]
-        self._scenes[stamp["sec"], stamp["nanosec"]] = drive(told["t"], told["seed"])
+        truth = json.loads(message.data)
+        stamp = truth["stamp"]
+        self._scenes[stamp["sec"], stamp["nanosec"]] = drive(truth["t"], truth["seed"])
         _forget(self._scenes, KEPT_SCENES)
 
-    def _take_picture(self, message: Image) -> None:
+    def _take_image(self, message: Image) -> None:
         rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-        picture = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
-        self._pictures[message.header.stamp.sec, message.header.stamp.nanosec] = picture
-        _forget(self._pictures, KEPT_PICTURES)
+        image = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
+        self._images[message.header.stamp.sec, message.header.stamp.nanosec] = image
+        _forget(self._images, KEPT_IMAGES)
 
 
 def _forget(kept: dict[Stamp, Any], most: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`svd-vlm doctor`: is all here that a robot's answers need, and what to do where it is not."""
+"""`svd-vlm doctor`: is all here that a robot's answers need, and what to do if it is not."""
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
@@ -43,7 +43,7 @@ def doctor(
     ] = 2.0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check Python, ROS, pictures, torch, quantization, models and cameras, and say what to do.
+    """Check Python, ROS, images, torch, quantization, models and cameras, and say what to do.
 
     Exit status 1 if a check failed; warnings leave it at 0.
 
@@ -65,7 +65,7 @@ def examine(model: str | None, seconds: float) -> Iterator[Check]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         ros = pool.submit(run_probe, "ros")
         torch = pool.submit(run_probe, "torch")
-        pictures = pool.submit(run_probe, "numpy_opencv")
+        images = pool.submit(run_probe, "numpy_opencv")
         bridge = pool.submit(run_probe, "cv_bridge")
 
         yield checks.check_python(sys.version_info[:3], sys.executable)
@@ -77,9 +77,9 @@ def examine(model: str | None, seconds: float) -> Iterator[Check]:
             interfaces = pool.submit(run_probe, "interfaces")
             listening = pool.submit(run_probe, "cameras", str(seconds), limit=seconds + 60)
             yield checks.check_interfaces(interfaces.result())
-        yield checks.check_numpy_opencv(pictures.result())
+        yield checks.check_numpy_opencv(images.result())
         if has_ros:
-            numpy = pictures.result().found.get("numpy", "?")
+            numpy = images.result().found.get("numpy", "?")
             yield checks.check_cv_bridge(bridge.result(), numpy)
 
         yield checks.check_torch(torch.result(), jetson, shutil.which("nvidia-smi") is not None)

@@ -16,7 +16,7 @@ PARTICIPANTS = range(10, 16)  # offsets of the ports of a domain's first three p
 
 
 def free_domain(start: int) -> int:
-    """A free ROS domain, looked for from `start` on. Raises `UserError` where all are taken."""
+    """A free ROS domain, looked for from `start` on. Raises `UserError` if all are taken."""
     for offset in range(len(DOMAINS)):
         domain = DOMAINS[(start + offset) % len(DOMAINS)]
         if is_free(domain):

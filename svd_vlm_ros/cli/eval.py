@@ -36,13 +36,13 @@ def evaluate(
     visual_tokens: Annotated[
         str, typer.Option("--visual-tokens", metavar="N,N", help="Numbers of tokens to keep.")
     ] = "576,192,128,64,32,16",
-    pictures: Annotated[
+    images: Annotated[
         int,
         typer.Option(
             "--pictures",
             "--limit",
             min=0,
-            help="Only the first so many pictures. 0: all; of scout 100.",
+            help="Only the first so many images. 0: all; of scout 100.",
         ),
     ] = 0,
     data: Annotated[
@@ -72,7 +72,7 @@ def evaluate(
     corruptions: Annotated[
         str,
         typer.Option(
-            "--corruptions", metavar="A,B|all", help="Also ask about corrupted pictures: fog, ..."
+            "--corruptions", metavar="A,B|all", help="Also ask about corrupted images: fog, ..."
         ),
     ] = "",
     severities: Annotated[
@@ -86,7 +86,7 @@ def evaluate(
         typer.Option(
             "--times",
             min=0,
-            help="Pictures to time in each cell, one question alone; by default 3 with --report.",
+            help="Images to time in each cell, one question alone; by default 3 with --report.",
         ),
     ] = None,
     seed: Annotated[
@@ -118,7 +118,7 @@ def evaluate(
         precision=precision,
         selectors=selectors,
         visual_tokens=visual_tokens,
-        pictures=pictures,
+        images=images,
         data=data,
         ocr=ocr,
         out=out,
@@ -143,8 +143,8 @@ def _answer(run: "Run") -> bool:
 
     begun = time.time()
     try:
-        with _progress(run.rank == 0) as told:
-            folder, cells = run_shard(run, told)
+        with _progress(run.rank == 0) as on_step:
+            folder, cells = run_shard(run, on_step)
     except KeyboardInterrupt:
         print_warning(f"Interrupted; all answers are in {run.out}: the same command goes on.")
         raise typer.Exit(INTERRUPTED) from None
@@ -162,7 +162,7 @@ def _answer(run: "Run") -> bool:
 
 
 def _show(folder: Path, report: bool, as_json: bool) -> None:
-    """Make the tables, and the report where it is wanted, of answers that are there."""
+    """Make the tables, and the report if it is wanted, of answers that are there."""
     from svd_vlm_ros.evaluation.finishing import open_results, write_tables
 
     write_tables(folder, open_results(folder))
@@ -218,9 +218,9 @@ def _progress(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=None)
 
-        def told(what: str, done: int, total: int) -> None:
+        def on_step(what: str, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total or None)
             if what:
                 progress.update(bar, description=what)
 
-        yield told
+        yield on_step

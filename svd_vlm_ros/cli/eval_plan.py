@@ -29,7 +29,7 @@ def plan_run(
     precision: str,
     selectors: str,
     visual_tokens: str,
-    pictures: int,
+    images: int,
     data: Path | None,
     ocr: bool,
     out: Path,
@@ -62,7 +62,7 @@ def plan_run(
     rank, world = _place()
     if world > 1 and device == "auto":
         device = _own_device()
-    opened = open_task(task, data, pictures=pictures, ocr=ocr)
+    opened = open_task(task, data, pictures=images, ocr=ocr)
     if rank == 0:
         _warn_of_gaps(opened.missing, opened.left_out, opened.notes)
     return Run(
@@ -104,7 +104,7 @@ def _whole_numbers(text: str, option: str, lowest: int, highest: int) -> list[in
 
 
 def _place() -> tuple[int, int]:
-    """This process's number and how many there are, as `accelerate launch` and torchrun say."""
+    """This process's number and how many there are, as `accelerate launch` and torchrun set."""
     try:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0")) if world > 1 else 0
@@ -116,7 +116,7 @@ def _place() -> tuple[int, int]:
 
 
 def _own_device() -> str:
-    """A GPU of this machine for each process; the CPU where there is none."""
+    """A GPU of this machine for each process; the CPU if there is none."""
     import torch
 
     if not torch.cuda.is_available():
@@ -131,6 +131,6 @@ def _warn_of_gaps(missing: tuple[str, ...], left_out: int, notes: tuple[str, ...
         print_warning(note)
     if missing:
         print_warning(
-            f"{len(missing)} pictures are missing ({some_of(missing)}): their {left_out} questions "
+            f"{len(missing)} images are missing ({some_of(missing)}): their {left_out} questions "
             "are not asked."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`svd-vlm flops`: operations of one picture, as the paper counts them and truly."""
+"""`svd-vlm flops`: operations of one image, as the paper counts them and as computed."""
 
 # No `from __future__ import annotations`: typer 0.9 (Ubuntu 24.04) would not see the options.
 
@@ -29,7 +29,7 @@ def flops(
     ] = 49.75,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count the operations of one picture and question: as the paper's Table 2, and truly.
+    """Count the operations of one image and question: as in the paper's Table 2, and as computed.
 
     Both count multiply-accumulates (a chip's FLOP/s count each as two). The paper takes 24 layers
     of the tower, two of the three matrices of the language model's MLP and no output head; the
@@ -83,7 +83,7 @@ def _print(record: dict[str, Any]) -> None:
     console = stdout()
     for name, title in (
         ("paper", "As the paper counts (its Table 2)"),
-        ("true", "Truly (used layers, all matrices, output head)"),
+        ("true", "As computed (used layers, all matrices, output head)"),
     ):
         # Small models need smaller units.
         unit, letter = (1e9, "G") if record["rows"][0][name]["total"] >= 1e10 else (1e6, "M")

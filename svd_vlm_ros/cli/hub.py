@@ -88,8 +88,8 @@ def list_files(model: str, revision: str) -> HubModel:
 
 
 def fetch_config(model: HubModel) -> None:
-    """Fetch config.json and refuse, before its weights are fetched, what is neither a LLaVA-1.5 nor
-    a CLIP, by which some selectors compare the question with the picture.
+    """Fetch config.json and refuse, before its weights are fetched, what is of no known family
+    and no CLIP, by which some selectors compare the question with the image.
     """
     from huggingface_hub import hf_hub_download
 
@@ -110,7 +110,7 @@ def fetch_config(model: HubModel) -> None:
 
 
 def check_space(model: HubModel) -> None:
-    """Raise `UserError` where the disk of the cache has no room for what is still to come."""
+    """Raise `UserError` if the disk of the cache has no room for what is still to come."""
     blobs = _cache_folder(model) / "blobs"
     missing = model.size
     for file in model.files:
@@ -152,7 +152,7 @@ def fetch_weights(model: HubModel, count: Count) -> None:
 
 
 def _continue(model: HubModel, file: HubFile, target: _CountedFile) -> None:
-    """Append what is missing of a file. Where the line is cut, huggingface_hub tries again."""
+    """Append what is missing of a file. If the connection breaks, huggingface_hub tries again."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -183,7 +183,7 @@ def fetch_rest(model: HubModel) -> Path:
 
 
 def damaged(model: HubModel, folder: Path, count: Count) -> list[HubFile]:
-    """The files whose size or checksum is not the hub's. `count` is told the bytes read."""
+    """The files whose size or checksum is not the hub's. `count` is called with the bytes read."""
     return [file for file in model.files if not is_whole(folder / file.name, file, count)]
 
 
@@ -246,7 +246,7 @@ def _lock(target: _CountedFile, name: str) -> None:
 
 
 class _CountedFile(io.FileIO):
-    """A file that is appended to and tells how many bytes came."""
+    """A file that is appended to and counts the bytes that come."""
 
     def __init__(self, path: Path, count: Count) -> None:
         super().__init__(path, "a+b")

@@ -65,11 +65,11 @@ def svd_vlm(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Ask a robot's pictures questions: LLaVA with SVD-Prune and quantized weights."""
+    """Ask a robot's cameras questions: LLaVA with SVD-Prune and quantized weights."""
 
 
 def typer_trouble(typer_version: str, click_version: str | None) -> str:
-    """Why this typer can't work with this click, and what to do; "" where it can.
+    """Why this typer can't work with this click, and what to do; "" if it can.
 
     Ubuntu's typer (0.9 in 24.04) and the click that pip's huggingface_hub brings meet in a virtual
     environment that sees the system's packages.

@@ -54,15 +54,17 @@ def parse_visual_tokens(text: str) -> int | float:
 # typer 0.9, which Ubuntu 24.04 has, reads no `X | None`.
 MaybePath = Optional[Path]  # noqa: UP045
 MaybeText = Optional[str]  # noqa: UP045
+MaybeNumber = Optional[int]  # noqa: UP045
 
 ImagePath = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="A picture that OpenCV reads: JPEG, PNG, ...")
+    Path, typer.Argument(metavar="IMAGE", help="An image that OpenCV reads: JPEG, PNG, ...")
 ]
 Model = Annotated[
     str,
     typer.Option(
         help="scout (comes with this package, knows its own drawn world), hub id or folder of a "
-        f"LLaVA-1.5 model such as {DEFAULT_HUB_MODEL}, random:tiny or random:llava-1.5-7b.",
+        f"model such as {DEFAULT_HUB_MODEL} (docs/models.md lists the families), random:tiny or "
+        "random:llava-1.5-7b.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -87,6 +89,43 @@ TokenCap = Annotated[
     int, typer.Option("--token-cap", min=1, help="The most tokens that an energy may keep.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+MinPixels = Annotated[
+    MaybeNumber,
+    typer.Option(
+        "--min-pixels",
+        min=1,
+        help="Enlarge smaller images to so many pixels, if the model takes any size.",
+        show_default="as its checkpoint says",
+    ),
+]
+MaxPixels = Annotated[
+    MaybeNumber,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        help="Reduce larger images to so many pixels, if the model takes any size; fewer are "
+        "faster.",
+        show_default="as its checkpoint says",
+    ),
+]
+
+
+class PositionPolicy(str, Enum):
+    """Position ids of the kept tokens: closing ranks, as in the whole image, by the family."""
+
+    AUTO = "auto"
+    CONTIGUOUS = "contiguous"
+    ORIGINAL = "original"
+
+
+PositionPolicyOption = Annotated[
+    PositionPolicy,
+    typer.Option(
+        "--position-policy",
+        help="Position ids of the kept visual tokens: contiguous (they close ranks), original (as "
+        "in the whole image), auto (as the family needs it).",
+    ),
+]
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="The longest answer, in tokens.")
 ]
@@ -106,10 +145,13 @@ def load_engine(
     visual_tokens: int | float,
     token_cap: int,
     device: str,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    position_policy: PositionPolicy = PositionPolicy.AUTO,
 ) -> tuple[SceneEngine, float]:
     """Load the engine with a spinner. Returns it with the seconds that it took.
 
-    Raises `UserError` where the model is not on this machine or an option is not known.
+    Raises `UserError` if the model is not on this machine or an option is not known.
     """
     with spinner(f"Loading {model} ({precision.value})"):
         from svd_vlm_ros.engine import SceneEngine  # imports torch: only when it is needed
@@ -122,6 +164,9 @@ def load_engine(
             visual_tokens=visual_tokens,
             token_cap=token_cap,
             device=device,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            position_policy=position_policy.value,
         )
         seconds = time.perf_counter() - begun
     if engine.info.advice:

@@ -13,7 +13,7 @@ from svd_vlm_ros.cli.console import gigabytes, milliseconds, print_json, stdout
 from svd_vlm_ros.cli.plan_here import THIS, plan_here, show
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.planning.plan import Plan, Wish
+    from svd_vlm_ros.planning.plan import Deployment, Plan
 
 
 def plan(
@@ -26,7 +26,7 @@ def plan(
     ] = "",
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, int8 or int4.")] = "int4",
     visual_tokens: Annotated[
-        int, typer.Option("--visual-tokens", min=1, help="Visual tokens kept of each picture.")
+        int, typer.Option("--visual-tokens", min=1, help="Visual tokens kept of each image.")
     ] = 64,
     model: Annotated[
         str,
@@ -37,7 +37,7 @@ def plan(
         int, typer.Option("--text-tokens", min=1, help="Tokens of prompt and question.")
     ] = 50,
     answer_tokens: Annotated[
-        int, typer.Option("--answer-tokens", min=1, help="Tokens written for each picture.")
+        int, typer.Option("--answer-tokens", min=1, help="Tokens written for each image.")
     ] = 16,
     software: Annotated[
         str,
@@ -63,14 +63,14 @@ def plan(
 
     Example:  svd-vlm plan --device orin-nx-16 --precision int4 --visual-tokens 16 --cameras 3
     """
-    from svd_vlm_ros.planning.plan import Wish, make_plan, matrix
+    from svd_vlm_ros.planning.plan import Deployment, make_plan, matrix
 
     if not (device or everything or check):
-        raise typer.BadParameter("say --device, --all or --check")
+        raise typer.BadParameter("give --device, --all or --check")
     if device in THIS and not (everything or check):
         show(plan_here(model, visual_tokens, text_tokens, answer_tokens), as_json)
         return
-    wish = Wish(
+    wanted = Deployment(
         device=device or "agx-orin-64",
         precision=precision,
         visual_tokens=visual_tokens,
@@ -84,15 +84,15 @@ def plan(
     if check:
         _check(as_json)
     elif everything:
-        _matrix(wish, matrix(wish), as_json)
+        _matrix(wanted, matrix(wanted), as_json)
     else:
-        made = make_plan(wish)
+        made = make_plan(wanted)
         print_json(_record(made)) if as_json else _print(made)
 
 
 def _record(made: "Plan") -> dict[str, Any]:
     return {
-        **asdict(made.wish),
+        **asdict(made.deployment),
         "fits": made.fits,
         "bytes": {part.name: round(part.bytes) for part in made.parts},
         "estimates": [part.name for part in made.parts if part.estimate] + ["select"],
@@ -120,11 +120,11 @@ def _record(made: "Plan") -> dict[str, Any]:
 def _print(made: "Plan") -> None:
     from rich.table import Table
 
-    wish, console = made.wish, stdout()
+    wanted, console = made.deployment, stdout()
     words = {"yes": "It fits", "tight": "It fits tightly", "no": "It does not fit"}[made.fits]
     console.print(
-        f"{wish.model} in {wish.precision} with {wish.visual_tokens} visual tokens on "
-        f"{made.device.name}, {wish.cameras} camera{'s' if wish.cameras > 1 else ''}"
+        f"{wanted.model} in {wanted.precision} with {wanted.visual_tokens} visual tokens on "
+        f"{made.device.name}, {wanted.cameras} camera{'s' if wanted.cameras > 1 else ''}"
     )
     console.print(
         f"{words}: {gigabytes(made.needed_bytes)} of {gigabytes(made.capacity_bytes)}.",
@@ -145,28 +145,35 @@ def _print(made: "Plan") -> None:
             ("vision", made.vision, ""),
             ("selection", made.select, "estimate"),
             ("projector", made.project, ""),
-            ("picture and question read", made.prefill, ""),
+            ("image and question read", made.prefill, ""),
             ("first token after", made.first_token, f"limited by {made.limit}"),
             ("each token", made.token, f"{1 / made.token:.1f} tokens/s, by {made.token_limit}"),
-            (f"answer of {wish.answer_tokens} tokens", made.answer, f"{1 / made.answer:.2f} a s"),
+            (
+                f"answer of {wanted.answer_tokens} tokens",
+                made.answer,
+                f"{1 / made.answer:.2f} a s",
+            ),
         ):
             times.add_row(f"  {name}", f"~{milliseconds(seconds)}", note)
-        if wish.cameras > 1:
+        if wanted.cameras > 1:
             times.add_row("  each camera again after", f"~{milliseconds(made.camera_period)}")
-        console.print(f"Time, calculated for software of the kind '{wish.software}':", style="bold")
+        console.print(
+            f"Time, calculated for software of the kind '{wanted.software}':", style="bold"
+        )
         console.print(times)
     console.print(f"What would help: {made.advice}")
 
 
-def _matrix(wish: "Wish", plans: "list[Plan]", as_json: bool) -> None:
+def _matrix(wanted: "Deployment", plans: "list[Plan]", as_json: bool) -> None:
     from rich.table import Table
 
     if as_json:
         print_json([_record(made) for made in plans])
         return
-    tokens = sorted({made.wish.visual_tokens for made in plans}, reverse=True)
+    tokens = sorted({made.deployment.visual_tokens for made in plans}, reverse=True)
     table = Table(
-        title=f"{wish.model}, {wish.software}: time to first token by visual tokens (calculated)",
+        title=f"{wanted.model}, {wanted.software}: time to first token by visual tokens "
+        "(calculated)",
         title_justify="left",
         caption="-: does not fit. ~: tight. GB and tokens/s: with the fewest visual tokens.",
         caption_justify="left",
@@ -179,10 +186,10 @@ def _matrix(wish: "Wish", plans: "list[Plan]", as_json: bool) -> None:
     table.add_column("tokens/s", justify="right")
     rows: dict[tuple[str, str], list[Plan]] = {}
     for made in plans:
-        rows.setdefault((made.device.key, made.wish.precision), []).append(made)
+        rows.setdefault((made.device.key, made.deployment.precision), []).append(made)
     before = ""
     for (module, precision), cells in rows.items():
-        smallest = min(cells, key=lambda made: made.wish.visual_tokens)
+        smallest = min(cells, key=lambda made: made.deployment.visual_tokens)
         table.add_row(
             module if module != before else "",
             precision,

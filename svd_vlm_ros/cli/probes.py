@@ -19,12 +19,12 @@ Found = dict[str, Any]
 
 
 def numpy_opencv() -> Found:
-    """NumPy and OpenCV together: a picture to JPEG and back."""
+    """NumPy and OpenCV together: an image to JPEG and back."""
     import cv2
     import numpy as np
 
-    picture = np.full((16, 16, 3), 128, np.uint8)
-    done, data = cv2.imencode(".jpg", picture)
+    image = np.full((16, 16, 3), 128, np.uint8)
+    done, data = cv2.imencode(".jpg", image)
     back = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return {
         "numpy": np.__version__,
@@ -59,10 +59,10 @@ def cv_bridge() -> Found:
     import numpy as np
     from cv_bridge import CvBridge
 
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     bridge = CvBridge()
-    back = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(picture, "rgb8"), "rgb8")
-    return {"numpy": np.__version__, "same": bool((back == picture).all())}
+    back = bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(image, "rgb8"), "rgb8")
+    return {"numpy": np.__version__, "same": bool((back == image).all())}
 
 
 def torch() -> Found:
@@ -163,7 +163,7 @@ def precision(model: str) -> Found:
 
 
 def cameras(seconds: str) -> Found:
-    """The image topics on the graph: publishers' QoS, and the pictures that come in `seconds`."""
+    """The image topics on the graph: publishers' QoS, and the images that come in `seconds`."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import qos_profile_sensor_data
@@ -192,7 +192,7 @@ def cameras(seconds: str) -> Found:
             kind = next((name for name in published if name in kinds), None)
             if kind and topic not in types and node.count_publishers(topic):
                 types[topic], arrived[topic] = kind, []
-                # raw: a picture is counted, not decoded; best effort: matches every publisher
+                # raw: an image is counted, not decoded; best effort: matches every publisher
                 node.create_subscription(
                     kinds[kind], topic, receive(topic), qos_profile_sensor_data, raw=True
                 )
@@ -200,7 +200,7 @@ def cameras(seconds: str) -> Found:
 
     found = []
     for topic, kind in sorted(types.items()):
-        picture = deserialize_message(first[topic], kinds[kind]) if topic in first else None
+        image = deserialize_message(first[topic], kinds[kind]) if topic in first else None
         times = arrived[topic]
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         found.append(
@@ -215,21 +215,21 @@ def cameras(seconds: str) -> Found:
                     }
                     for info in node.get_publishers_info_by_topic(topic)
                 ],
-                "pictures": len(times),
+                "images": len(times),
                 "rate": (len(times) - 1) / span if span > 0 else None,
-                "format": _format(picture),
+                "format": _format(image),
             }
         )
     return {"cameras": found}
 
 
-def _format(picture: Any) -> str | None:
-    """`640x480 rgb8`, or the format of a compressed picture."""
-    if picture is None:
+def _format(image: Any) -> str | None:
+    """`640x480 rgb8`, or the format of a compressed image."""
+    if image is None:
         return None
-    if hasattr(picture, "encoding"):
-        return f"{picture.width}x{picture.height} {picture.encoding}"
-    return str(picture.format)
+    if hasattr(image, "encoding"):
+        return f"{image.width}x{image.height} {image.encoding}"
+    return str(image.format)
 
 
 PROBES: dict[str, Callable[..., Found]] = {

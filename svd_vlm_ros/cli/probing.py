@@ -42,7 +42,7 @@ def run_probe(name: str, *arguments: str, limit: float = 120.0) -> Outcome:
 
 
 def read_outcome(status: int, stdout: str, stderr: str) -> Outcome:
-    """What a probe's process said: its last line is JSON unless it crashed."""
+    """What a probe's process printed: its last line is JSON unless it crashed."""
     lines = stdout.splitlines()
     try:
         found = json.loads(lines[-1]) if lines else None
@@ -50,11 +50,13 @@ def read_outcome(status: int, stdout: str, stderr: str) -> Outcome:
         found = None
     if isinstance(found, dict):
         return Outcome(error=found["error"]) if "error" in found else Outcome(found)
-    said = next((line for line in reversed(stderr.splitlines()) if line.strip()), "it said nothing")
+    last = next(
+        (line for line in reversed(stderr.splitlines()) if line.strip()), "it printed nothing"
+    )
     if status < 0:
         try:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
-        return Outcome(error=f"the process was ended by {name} ({said})")
-    return Outcome(error=f"the process ended with status {status} ({said})")
+        return Outcome(error=f"the process was ended by {name} ({last})")
+    return Outcome(error=f"the process ended with status {status} ({last})")

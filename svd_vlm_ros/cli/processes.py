@@ -111,9 +111,9 @@ def running(commands: Mapping[str, Sequence[str]]) -> Iterator[Callable[[], None
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not blank."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")
+    return next((line for line in reversed(lines) if line), "it printed nothing")
 
 
 @contextmanager

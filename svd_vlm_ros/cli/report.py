@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svd_vlm_ros.cli.console import milliseconds, stdout
-from svd_vlm_ros.pictures.disk import write_picture
+from svd_vlm_ros.images.disk import write_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 STAGES = (
     ("load", "model loaded and warmed"),
-    ("preprocess", "picture padded and resized"),
+    ("preprocess", "image padded and resized"),
     ("encode", "vision tower"),
     ("select", "tokens chosen"),
     ("project", "projector"),
-    ("prefill_scene", "system prompt read, once for all pictures"),
-    ("prefill_question", "picture and question read"),
+    ("prefill_scene", "system prompt read, once for all images"),
+    ("prefill_question", "image and question read"),
     ("decode", "answer written"),
 )
 
 
 def seconds_of(scene: Scene, answer: Answer, load: float) -> dict[str, float]:
     """Seconds of every stage in order; `first_token` and `total` are since the question was put."""
-    made, said = asdict(scene.timings), asdict(answer.timings)
+    made, asked = asdict(scene.timings), asdict(answer.timings)
     return {
         "load": load,
         "preprocess": made["preprocess"],
         "encode": made["encode"],
-        "select": made["select"] + said["select"],
-        "project": made["project"] + said["project"],
+        "select": made["select"] + asked["select"],
+        "project": made["project"] + asked["project"],
         "prefill_scene": made["prefill"],
-        "prefill_question": said["prefill"],
-        "decode": said["decode"],
-        "first_token": said["first_token"],
-        "total": said["total"],
+        "prefill_question": asked["prefill"],
+        "decode": asked["decode"],
+        "first_token": asked["first_token"],
+        "total": asked["total"],
     }
 
 
@@ -106,11 +106,11 @@ def print_answer(record: dict[str, Any]) -> None:
 
 
 def write_overlay(
-    path: Path, picture: np.ndarray, scene: Scene, question: str, answer: Answer
+    path: Path, image: np.ndarray, scene: Scene, question: str, answer: Answer
 ) -> None:
-    """Draw the kept patches and the answer over the picture and write it to a file."""
+    """Draw the kept patches and the answer over the image and write it to a file."""
     from svd_vlm_ros.overlay import draw_overlay
 
     kept = answer.selection.indices.tolist() if answer.selection else ()
     boxes = [scene.patch_box(index) for index in kept]
-    write_picture(path, draw_overlay(picture, boxes, question, answer.text))
+    write_image(path, draw_overlay(image, boxes, question, answer.text))

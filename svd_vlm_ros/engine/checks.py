@@ -39,11 +39,16 @@ def fitting_selectors(gives: frozenset[Need], prunes: bool) -> tuple[str, ...]:
 
 def check_fits(selector: str, info: EngineInfo) -> None:
     """Raise `UserError` unless an engine's model can run a selector that is known."""
-    if selector in selector_names() and selector not in info.selectors:
-        raise UserError(
-            f"The selector '{selector}' needs what {info.model} does not have: take one of "
-            f"{', '.join(info.selectors)}."
-        )
+    if selector not in selector_names() or selector in info.selectors:
+        return
+    made = make_selector(selector)
+    if isinstance(made, LayerSelector):
+        why = "drops tokens inside the language model, which can't be done in"
+    else:
+        needs = ", ".join(sorted(made.needs - QUESTION_NEEDS))
+        why = f"needs {needs} of the vision encoder, which is not to be had from"
+    known = ", ".join(info.selectors)
+    raise UserError(f"The selector '{selector}' {why} {info.model}: take one of {known}.")
 
 
 def check_selection(

@@ -88,6 +88,7 @@ def load_parts(
         random_weights=loaded.random_weights,
         weight_bytes=weight_bytes(loaded.model),
         quantized_layers=quantized_layers(loaded.model, loaded.components),
+        options=options,
     )
     check_fits(selector, info)
     return loaded, info, chosen

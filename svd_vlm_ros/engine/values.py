@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from svd_vlm_ros.models.images import Box, Framing, TiledFraming
-from svd_vlm_ros.models.interface import Compare, Prefix, Tokens
+from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix, Tokens
 from svd_vlm_ros.selection import (
     Budget,
     FeatureSelector,
@@ -45,6 +45,7 @@ class EngineInfo:
         shareable: a scene may be asked many questions at the cost of one. Not so if the selector
             looks at the question: then every question chooses its own visual tokens.
         system_prompt: the text in front of the conversation; None: none.
+        options: as the model was loaded with.
         advice: a sentence for the user about precision and memory; empty: all is well.
     """
 
@@ -68,6 +69,7 @@ class EngineInfo:
     system_prompt: str | None = None
     advice: str = ""
     layers: int = 0  # of the language model
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 @dataclass(frozen=True)

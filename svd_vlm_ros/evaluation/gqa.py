@@ -20,7 +20,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
-from svd_vlm_ros.pictures.disk import read_picture
+from svd_vlm_ros.images.disk import read_image
 
 QUESTIONS = (
     "testdev_balanced_questions.json",
@@ -54,7 +54,7 @@ def gqa_task(data: Path) -> Task:
     return Task(
         name="gqa",
         items=tuple(there),
-        read=lambda key: read_picture(folder / f"{key}.jpg"),
+        read=lambda key: read_image(folder / f"{key}.jpg"),
         score=lambda item, answer: gqa_score(answer, item.truth[0]),
         protocol=PROTOCOL,
         system_prompt=LLAVA_SYSTEM_PROMPT,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
-from svd_vlm_ros.models.images import Framing
+from svd_vlm_ros.models.images import Framing, TiledFraming
 from svd_vlm_ros.selection import LayerSelector, Need, VisualFeatures, make_selector
 
 
@@ -37,7 +37,7 @@ class Looked:
 
     shape: tuple[int, int, int]
     features: VisualFeatures
-    framing: Framing
+    framing: Framing | TiledFraming
 
 
 def look(

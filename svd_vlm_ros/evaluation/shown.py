@@ -13,6 +13,7 @@ import numpy as np
 from svd_vlm_ros.engine import Answer, Scene
 from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.tasks import Item
+from svd_vlm_ros.models.images import Framing
 
 LOOKS = 12  # pictures that the report shows
 PICTURES = "pictures"  # folder of those pictures, beside the answers
@@ -33,9 +34,9 @@ def shown_lines(
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     selection = answer.selection if answer.selection is not None else scene.selection
-    if selection is None:
-        return []
     framing = scene.framing
+    if selection is None or not isinstance(framing, Framing):  # the report draws one grid
+        return []
     merged: dict[int, list[int]] = {}
     if selection.merge is not None:
         rows, columns = selection.merge.coalesce().indices().tolist()

@@ -22,7 +22,7 @@ from svd_vlm_ros.evaluation.tasks import (
     split_missing,
     without_duplicates,
 )
-from svd_vlm_ros.pictures.disk import read_picture
+from svd_vlm_ros.images.disk import read_image
 
 QUESTIONS = ("TextVQA_0.5.1_val.json",)
 PICTURES = ("train_images", "images")
@@ -65,7 +65,7 @@ def textvqa_task(data: Path, *, ocr: bool) -> Task:
     return Task(
         name="textvqa",
         items=tuple(there),
-        read=lambda key: read_picture(folder / f"{key}.jpg"),
+        read=lambda key: read_image(folder / f"{key}.jpg"),
         score=lambda item, answer: vqa_accuracy(answer, item.truth),
         protocol=_PROTOCOL.format(ocr=said),
         system_prompt=LLAVA_SYSTEM_PROMPT,

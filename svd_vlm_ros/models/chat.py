@@ -103,7 +103,7 @@ def find_chat_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str 
 
 def _messages(question: str, system: str) -> list[Message]:
     asked = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": asked}]
+    messages: list[Message] = [{"role": "user", "content": asked}]
     if system:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     return messages

@@ -57,7 +57,7 @@ def read_weights(
     """
     from safetensors import SafetensorError
 
-    config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder, model_class)
     check_widths(config.get_text_config(), precision)
     options: dict[str, Any] = {}
     if precision in QUANTIZED or device.type == "cuda":
@@ -87,6 +87,12 @@ def read_weights(
             "the model again."
         )
     return model
+
+
+def read_config(folder: Path, model_class: type[PreTrainedModel]) -> Any:
+    """The configuration of a checkpoint, of the class that a model wants."""
+    config_class: Any = model_class.config_class
+    return config_class.from_pretrained(folder, local_files_only=True)
 
 
 def random_weights(
@@ -125,7 +131,7 @@ def random_weights(
 
 
 def decoder_parts(language: Any, head: nn.Module, config: Any) -> DecoderParts:
-    """The parts of a Llama-like language model of transformers.
+    """The parts of a language model of transformers with pre-norm layers and gated MLPs.
 
     Args:
         language: with `embed_tokens`, `layers`, `norm` and `rotary_emb`.

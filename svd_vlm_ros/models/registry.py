@@ -62,8 +62,12 @@ def family_of(name: str) -> ModelFamily:
 def family_of_config(name: str, config: Mapping[str, object]) -> ModelFamily:
     """The family that a config.json names, which has checked it. `UserError`: it can't run."""
     model_type = str(config.get("model_type"))
-    # What no family knows is refused by the first one, which says what it is not.
-    family = _family(model_type if model_type in model_types() else model_types()[0])
+    if model_type not in model_types():
+        raise UserError(
+            f"The model {name} is of the family '{model_type}', which this package does not run: "
+            f"take a model of {', '.join(model_types())}."
+        )
+    family = _family(model_type)
     family.check(name, config)
     return family
 

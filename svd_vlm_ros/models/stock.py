@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What families share whose model transformers has: loading, prompt, a Llama-like language model.
+"""What families share whose model transformers has: loading, prompt, language model.
 
 A family derives from `StockFamily` and says what is its own: which parts the model has, how images
 are prepared and encoded, and what becomes of the kept rows. `docs/architecture.md` shows how by the
@@ -72,7 +72,8 @@ class LoadedStock:
         """The most tokens, visual ones included, that the language model is offered."""
         from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
 
-        return min(self.model.config.get_text_config().max_position_embeddings, MAX_CONTEXT)
+        made_for: int = self.model.config.get_text_config().max_position_embeddings
+        return min(made_for, MAX_CONTEXT)
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """By the checkpoint's chat template."""
@@ -106,7 +107,7 @@ class LoadedStock:
 
 
 class StockFamily(ABC):
-    """A family whose model is one of transformers' classes, with a Llama-like language model.
+    """A family whose model transformers has, with a language model of `DecoderParts`.
 
     Attributes:
         model_type: what config.json says.
@@ -193,9 +194,9 @@ class StockFamily(ABC):
         """The configuration of a model that is on this machine."""
         if is_random(name):
             return self.random_config(name)
-        return self.model_class().config_class.from_pretrained(
-            find_folder(name), local_files_only=True
-        )
+        from svd_vlm_ros.models.checkpoint import read_config
+
+        return read_config(find_folder(name), self.model_class())
 
     def load(
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions

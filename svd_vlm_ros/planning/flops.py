@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiply-accumulates of one picture and one question: as SVD-Prune's paper counts, and truly.
+"""Multiply-accumulates of one image and one question: as SVD-Prune's paper counts, and as computed.
 
 Both count a multiply-accumulate (MAC) as one operation, as the paper's table of "FLOPs" does; a
 chip's FLOP/s count it as two.
@@ -37,7 +37,7 @@ class Work:
     Attributes:
         vision: the tower.
         projector: for the kept tokens.
-        language: all layers of the language model, reading picture and text.
+        language: all layers of the language model, reading image and text.
         head: the output head, for one row; 0 in the paper's count.
     """
 
@@ -55,9 +55,9 @@ class Work:
 def paper_work(model: Llava, visual_tokens: int, text_tokens: float = PAPER_TEXT_TOKENS) -> Work:
     """MACs as the paper counts them. Raises `UserError` for a count of tokens out of range."""
     _check_tokens(model, visual_tokens, text_tokens)
-    eye, text = model.tower, model.decoder
+    tower, text = model.tower, model.decoder
     return Work(
-        vision=eye.layers * _layer(eye.patches + 1, eye.hidden, eye.intermediate),
+        vision=tower.layers * _layer(tower.patches + 1, tower.hidden, tower.intermediate),
         projector=visual_tokens * _projector(model),
         language=text.layers * _layer(visual_tokens + text_tokens, text.hidden, text.intermediate),
     )

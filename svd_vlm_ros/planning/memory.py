@@ -51,7 +51,7 @@ class Part:
 
 
 def check_precision(precision: str) -> None:
-    """Raise `UserError` where a precision is not known."""
+    """Raise `UserError` if a precision is not known."""
     if precision not in PRECISIONS:
         raise UserError(
             f"There is no precision '{precision}': take one of {', '.join(PRECISIONS)}."
@@ -104,16 +104,16 @@ def running_parts(
 ) -> list[Part]:
     """What comes on top of the weights while cameras are watched and one question is answered.
 
-    The cache holds each camera's Scene (picture and prompt), and one more that a question is
+    The cache holds each camera's Scene (image and prompt), and one more that a question is
     continued in. The activations are those of the widest moment: the tower, or the reading of
-    picture and question with the MLP's three results at once, and for quantized weights one layer
+    image and question with the MLP's three results at once, and for quantized weights one layer
     unpacked to 16 bits.
     """
     size = (floats or floats_of(precision)).activation
-    text, eye = model.decoder, model.tower
+    text, tower = model.decoder, model.tower
     read = visual_tokens + text_tokens
     held = cameras * read + read + answer_tokens
-    seeing = (eye.patches + 1) * (6 * eye.hidden + 2 * eye.intermediate) * size
+    seeing = (tower.patches + 1) * (6 * tower.hidden + 2 * tower.intermediate) * size
     reading = read * (6 * text.hidden + 3 * text.intermediate) * size + 4 * text.vocabulary
     unpacked = size * text.hidden * text.intermediate if precision in QUANTIZED else 0
     return [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a LLaVA fit on a Jetson, how fast is it there, what limits it, and what would help.
 
-make_plan(Wish(device="orin-nx-16", precision="int4", visual_tokens=16)).first_token
+make_plan(Deployment(device="orin-nx-16", precision="int4", visual_tokens=16)).first_token
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ SOFTWARE = (ENGINE, EAGER)
 MATRIX_PRECISIONS = ("fp16", "int8", "int4")
 MATRIX_TOKENS = (576, 192, 64, 16)
 TIGHT = 0.06  # of the memory: less than this to spare is tight
-WORTH = 0.8  # a change is worth naming where it takes this share of the time or less
+WORTH = 0.8  # a change is worth naming if it takes this share of the time or less
 # The Gram matrix's eigenvalues on the module's ARM cores; 13 to 59 ms on two x86 cores (estimate).
 SELECT_SECONDS = 0.03
 FP32_SHARE = 1 / 8  # of the FP16 rate: without tensor cores
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What somebody wants to run.
+class Deployment:
+    """What is to run, and on which module.
 
     Attributes:
         device: key of a module.
         precision: one of `memory.PRECISIONS`.
-        visual_tokens: to keep of each picture.
+        visual_tokens: to keep of each image.
         model: as `shapes.find_llava` takes it.
         cameras: watched in turn, each with a Scene in memory.
         text_tokens: of prompt and question.
-        answer_tokens: written for each picture.
+        answer_tokens: written for each image.
         software: ENGINE or EAGER.
         desktop: whether a desktop runs beside it.
     """
@@ -62,23 +62,23 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """What comes of it. Seconds hold for one camera's picture and one question about it.
+    """What comes of it. Seconds hold for one camera's image and one question about it.
 
     Attributes:
-        wish: what was asked.
+        deployment: what is to run.
         device: the module.
         parts: the memory by part, the system's reserve last.
         needed_bytes, capacity_bytes: of all parts; of the module.
         fits: "yes", "tight" or "no".
         vision, select, project, prefill: seconds up to the first token; `select` is an estimate.
         token: seconds of a written token.
-        limit: of the first token: "compute", "bandwidth", "kernel launches"; "memory" where it does
+        limit: of the first token: "compute", "bandwidth", "kernel launches"; "memory" if it does
             not fit.
         token_limit: of a written token.
         advice: the cheapest change that would help, in a sentence.
     """
 
-    wish: Wish
+    deployment: Deployment
     device: Device
     parts: tuple[Part, ...]
     needed_bytes: float
@@ -95,57 +95,57 @@ class Plan:
 
     @property
     def first_token(self) -> float:
-        """Seconds from the picture to the first token."""
+        """Seconds from the image to the first token."""
         return self.vision + self.select + self.project + self.prefill
 
     @property
     def answer(self) -> float:
-        """Seconds from the picture to the last token; the prefill gives the first."""
-        return self.first_token + (self.wish.answer_tokens - 1) * self.token
+        """Seconds from the image to the last token; the prefill gives the first."""
+        return self.first_token + (self.deployment.answer_tokens - 1) * self.token
 
     @property
     def camera_period(self) -> float:
         """Seconds between two answers about the same camera."""
-        return self.wish.cameras * self.answer
+        return self.deployment.cameras * self.answer
 
 
-def make_plan(wish: Wish) -> Plan:
-    """Work out a wish, and what would help.
+def make_plan(wanted: Deployment) -> Plan:
+    """Calculate a deployment's memory and times, and what would help.
 
     Raises:
         UserError: a name is not known or a number is out of range.
     """
-    plan = _work_out(wish)
+    plan = _calculate(wanted)
     return replace(plan, advice=_advise(plan))
 
 
-def matrix(wish: Wish) -> list[Plan]:
-    """Every module in fp16, int8 and int4 with 576, 192, 64 and 16 tokens, the rest as wished."""
+def matrix(wanted: Deployment) -> list[Plan]:
+    """Every module in fp16, int8 and int4 with 576, 192, 64 and 16 tokens, the rest as given."""
     return [
-        _work_out(replace(wish, device=device, precision=precision, visual_tokens=tokens))
+        _calculate(replace(wanted, device=device, precision=precision, visual_tokens=tokens))
         for device in DEVICES
         for precision in MATRIX_PRECISIONS
         for tokens in MATRIX_TOKENS
     ]
 
 
-def _work_out(wish: Wish) -> Plan:
-    device, model = find_device(wish.device), find_llava(wish.model)
-    check_precision(wish.precision)
-    if wish.software not in SOFTWARE:
-        raise UserError(f"There is no software '{wish.software}': take {' or '.join(SOFTWARE)}.")
+def _calculate(wanted: Deployment) -> Plan:
+    device, model = find_device(wanted.device), find_llava(wanted.model)
+    check_precision(wanted.precision)
+    if wanted.software not in SOFTWARE:
+        raise UserError(f"There is no software '{wanted.software}': take {' or '.join(SOFTWARE)}.")
     for name in ("cameras", "text_tokens", "answer_tokens"):
-        if getattr(wish, name) < 1:
-            raise UserError(f"{name} must be 1 or more, not {getattr(wish, name)}.")
-    kind, text = software(wish.software), model.decoder
-    work = true_work(model, wish.visual_tokens, wish.text_tokens)
-    if wish.precision == "fp32":
+        if getattr(wanted, name) < 1:
+            raise UserError(f"{name} must be 1 or more, not {getattr(wanted, name)}.")
+    kind, text = software(wanted.software), model.decoder
+    work = true_work(model, wanted.visual_tokens, wanted.text_tokens)
+    if wanted.precision == "fp32":
         device = replace(device, fp16_tflops=device.fp16_tflops * FP32_SHARE)
-    read = wish.visual_tokens + wish.text_tokens
-    size = floats_of(wish.precision).matrix
-    linears = linear_bytes(text, wish.precision)
+    read = wanted.visual_tokens + wanted.text_tokens
+    size = floats_of(wanted.precision).matrix
+    linears = linear_bytes(text, wanted.precision)
     weights = linears + size * text.embedding_weights
-    if wish.software == EAGER and wish.precision == "int4":
+    if wanted.software == EAGER and wanted.precision == "int4":
         # bitsandbytes' NF4 unpacks each layer before it multiplies more than 4 rows: 16 bits are
         # written and read again for each weight.
         unpacked = 2 * size * text.linear_weights
@@ -158,32 +158,32 @@ def _work_out(wish: Wish) -> Plan:
     prefill = pass_time(
         device, kind, read_work(text, read) + work.head, weights + unpacked, text.layers
     )
-    cached = (read + wish.answer_tokens / 2) * text.cache_numbers * size
+    cached = (read + wanted.answer_tokens / 2) * text.cache_numbers * size
     token = pass_time(device, kind, text.linear_weights + work.head, weights + cached, text.layers)
-    reserve = device.reserve_gb + (DESKTOP_GB if wish.desktop else 0)
+    reserve = device.reserve_gb + (DESKTOP_GB if wanted.desktop else 0)
     parts = (
-        *weight_parts(model, wish.precision),
+        *weight_parts(model, wanted.precision),
         *running_parts(
             model,
-            wish.precision,
-            visual_tokens=wish.visual_tokens,
-            text_tokens=wish.text_tokens,
-            answer_tokens=wish.answer_tokens,
-            cameras=wish.cameras,
+            wanted.precision,
+            visual_tokens=wanted.visual_tokens,
+            text_tokens=wanted.text_tokens,
+            answer_tokens=wanted.answer_tokens,
+            cameras=wanted.cameras,
         ),
         Part("system", reserve * 1e9, estimate=device.reserve_is_estimate),
     )
     needed, capacity = sum(part.bytes for part in parts), device.capacity_bytes
     fits = "no" if needed > capacity else "tight" if needed > (1 - TIGHT) * capacity else "yes"
     return Plan(
-        wish=wish,
-        device=find_device(wish.device),
+        deployment=wanted,
+        device=find_device(wanted.device),
         parts=parts,
         needed_bytes=needed,
         capacity_bytes=capacity,
         fits=fits,
         vision=vision.seconds,
-        select=SELECT_SECONDS if wish.visual_tokens < model.tower.patches else 0.0,
+        select=SELECT_SECONDS if wanted.visual_tokens < model.tower.patches else 0.0,
         project=project.seconds,
         prefill=prefill.seconds,
         token=token.seconds,
@@ -205,50 +205,51 @@ def _limit(times: tuple[Time, ...]) -> str:
 
 def _advise(plan: Plan) -> str:
     """The first of the changes, the cheapest first, that makes it fit, or clearly faster."""
-    changes = _changes(plan.wish)
+    changes = _changes(plan.deployment)
     if plan.fits == "no":
-        for words, wish in changes:
-            changed = _work_out(wish)
+        for words, wanted in changes:
+            changed = _calculate(wanted)
             if changed.fits != "no":
                 spare = (changed.capacity_bytes - changed.needed_bytes) / 1e9
                 return f"{words} makes it fit, with {spare:.1f} GB to spare."
         return "No module of the table holds it."
-    for words, wish in changes:
-        changed = _work_out(wish)
+    for words, wanted in changes:
+        changed = _calculate(wanted)
         if changed.fits != "no" and changed.answer <= WORTH * plan.answer:
             gain = plan.answer / changed.answer
             return f"{words} makes the answer {gain:.1f} times as fast ({changed.answer:.2f} s)."
     return "Nothing in the table makes the answer a fifth faster."
 
 
-def _changes(wish: Wish) -> list[tuple[str, Wish]]:
+def _changes(wanted: Deployment) -> list[tuple[str, Deployment]]:
     """Changes from the cheapest to the dearest, each with words that begin a sentence."""
-    if wish.desktop:
-        bare = replace(wish, desktop=False)
+    if wanted.desktop:
+        bare = replace(wanted, desktop=False)
         more = [(f"{words}, without a desktop,", changed) for words, changed in _changes(bare)]
         return [("Running without a desktop", bare), *more]
     changes = []
-    module = DEVICES[find_device(wish.device).key]
+    module = DEVICES[find_device(wanted.device).key]
     if module.super_mode:
-        changes.append(("The power mode Super", replace(wish, device=module.super_mode)))
-    fewer = [tokens for tokens in PAPER_TOKENS if tokens < wish.visual_tokens]
+        changes.append(("The power mode Super", replace(wanted, device=module.super_mode)))
+    fewer = [tokens for tokens in PAPER_TOKENS if tokens < wanted.visual_tokens]
     changes += [
-        (f"Keeping {tokens} visual tokens", replace(wish, visual_tokens=tokens)) for tokens in fewer
+        (f"Keeping {tokens} visual tokens", replace(wanted, visual_tokens=tokens))
+        for tokens in fewer
     ]
     order = ("fp32", "fp16", "int8", "int4")
-    at = order.index("fp16" if wish.precision == "bf16" else wish.precision)
+    at = order.index("fp16" if wanted.precision == "bf16" else wanted.precision)
     for precision in order[at + 1 :]:
-        changes.append((f"Quantizing to {precision}", replace(wish, precision=precision)))
+        changes.append((f"Quantizing to {precision}", replace(wanted, precision=precision)))
         if fewer:
-            both = replace(wish, precision=precision, visual_tokens=fewer[-1])
+            both = replace(wanted, precision=precision, visual_tokens=fewer[-1])
             changes.append((f"{precision} with {fewer[-1]} visual tokens", both))
-    if wish.software == EAGER:
+    if wanted.software == EAGER:
         changes.append(
-            ("A compiled engine (CUDA graphs, fused kernels)", replace(wish, software=ENGINE))
+            ("A compiled engine (CUDA graphs, fused kernels)", replace(wanted, software=ENGINE))
         )
     bigger = sorted(
         (d for d in DEVICES.values() if d.memory_gb >= module.memory_gb and d.key != module.key),
         key=lambda d: (d.memory_gb, d.bandwidth_gbs, d.fp16_tflops),
     )
-    changes += [(f"The module {d.name}", replace(wish, device=d.key)) for d in bigger]
+    changes += [(f"The module {d.name}", replace(wanted, device=d.key)) for d in bigger]
     return changes

@@ -17,7 +17,7 @@ LLAMA_3_8B = Decoder(4096, 14336, 32, 32, 8, 128, 128256)
 QWEN_2_5_7B = Decoder(3584, 18944, 28, 28, 4, 128, 152064)
 QWEN_3_8B = Decoder(4096, 12288, 36, 32, 8, 128, 151936)
 CLIP_LARGE_336 = Tower(1024, 4096, 24, 23, 576, 588)
-# Qwen3-VL's tower; 512 x 512 pixels are assumed: a prompt of 283 tokens holds one such picture.
+# Qwen3-VL's tower; 512 x 512 pixels are assumed: a prompt of 283 tokens holds one such image.
 QWEN_3_VL = Tower(1152, 4304, 27, 27, 1024, 1536)
 
 # Bits of a weight with its scales.
@@ -47,15 +47,15 @@ class Measurement:
         what: model and precision in words.
         device: key of the module.
         kind: "prefill" (seconds to read `tokens`), "decode" (seconds for one token), "vision"
-            (seconds for one picture), "picture" (picture, prompt of `tokens` in all, and
+            (seconds for one image), "image" (image, prompt of `tokens` in all, and
             `answer` tokens).
         seconds: the measured time.
         decoder: the language model, None for vision.
         bits, head_bits: of a weight in the linear layers, and in the output head.
         runtime: ENGINE, EAGER or LLAMA_CPP.
         tokens: that are read; for decode those in the cache.
-        answer: tokens written, for "picture".
-        tower: for vision and picture.
+        answer: tokens written, for "image".
+        tower: for vision and image.
         held: whether it takes part in the solving and must be met.
         source: who has published it.
         note: what the report leaves open.
@@ -153,10 +153,10 @@ MEASUREMENTS = (
         EDGE_LLM,
         tower=QWEN_3_VL,
         held=False,
-        note="size of the picture not stated; 512 x 512 assumed",
+        note="size of the image not stated; 512 x 512 assumed",
     ),
     Measurement(
-        *("LLaVA-7B q4f16, a frame", "agx-orin-64", "picture", 1 / 1.43, LLAMA_2_7B),
+        *("LLaVA-7B q4f16, a frame", "agx-orin-64", "image", 1 / 1.43, LLAMA_2_7B),
         *(MLC, MLC, ENGINE, 626, NANO_LLM),
         answer=2,
         tower=CLIP_LARGE_336,
@@ -164,7 +164,7 @@ MEASUREMENTS = (
         note="with camera and display; a yes/no answer of 2 tokens assumed",
     ),
     Measurement(
-        *("LLaVA-7B q4f16, a frame", "orin-nano-8", "picture", 1 / 0.55, LLAMA_2_7B),
+        *("LLaVA-7B q4f16, a frame", "orin-nano-8", "image", 1 / 0.55, LLAMA_2_7B),
         *(MLC, MLC, ENGINE, 626, NANO_LLM),
         answer=2,
         tower=CLIP_LARGE_336,
@@ -172,7 +172,7 @@ MEASUREMENTS = (
         note="with camera and display; a yes/no answer of 2 tokens assumed",
     ),
     Measurement(
-        *("LLaVA-7B Q4_K, a picture", "agx-orin-64", "picture", 12.5, LLAMA_2_7B),
+        *("LLaVA-7B Q4_K, an image", "agx-orin-64", "image", 12.5, LLAMA_2_7B),
         *(Q4_K, Q4_K, LLAMA_CPP, 626, ROS_OLLAMA),
         answer=128,
         tower=CLIP_LARGE_336,

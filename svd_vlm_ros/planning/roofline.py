@@ -74,13 +74,13 @@ class Time:
 
 @dataclass(frozen=True)
 class Checked:
-    """A measurement beside what the model says of it.
+    """A measurement beside what the model gives for it.
 
     Attributes:
         measurement: the published number.
-        seconds: what the model says.
+        seconds: what the model gives.
         error: (model - measured) / measured, of seconds.
-        unseen_error: the same with the efficiencies solved from the others alone; None where it is
+        unseen_error: the same with the efficiencies solved from the others alone; None if it is
             the only one of its kind.
     """
 
@@ -147,19 +147,19 @@ def predict(m: Measurement, known: dict[str, Software]) -> float:
     """The seconds that the model gives for a measurement."""
     device, kind = DEVICES[m.device], known[m.runtime]
     seconds = 0.0
-    if m.tower and m.kind in ("vision", "picture"):
+    if m.tower and m.kind in ("vision", "image"):
         macs = vision_work(m.tower)
         seconds += pass_time(device, kind, macs, 0.0, m.tower.layers_used).seconds
-    if m.decoder and m.kind in ("prefill", "picture"):
+    if m.decoder and m.kind in ("prefill", "image"):
         seconds += pass_time(device, kind, _macs(m), _bytes(m), m.decoder.layers).seconds
-    if m.decoder and m.kind in ("decode", "picture"):
+    if m.decoder and m.kind in ("decode", "image"):
         step = pass_time(device, kind, 0.0, _bytes(m), m.decoder.layers).seconds
         seconds += step * (1 if m.kind == "decode" else m.answer)
     return seconds
 
 
 def check(measurements: Sequence[Measurement] = MEASUREMENTS) -> list[Checked]:
-    """Each published measurement beside what the model says, solved with it and without it."""
+    """Each published measurement beside what the model gives, solved with it and without it."""
     known = solve(measurements)
     checked = []
     for m in measurements:

@@ -114,7 +114,7 @@ class Tower:
         intermediate: width inside the MLP.
         layers: layers that are stored.
         layers_used: layers that lead to the hidden states that LLaVA looks at.
-        patches: patches of a picture, CLS left out.
+        patches: patches of an image, CLS left out.
         patch_pixels: numbers that a patch is made of.
     """
 
@@ -187,7 +187,7 @@ def find_llava(name: str) -> Llava:
 
 
 def llava_from_config(name: str, config: Mapping[str, Any]) -> Llava:
-    """The sizes that a LLaVA's configuration (config.json as a dict) tells.
+    """The sizes in a LLaVA's configuration (config.json as a dict).
 
     Raises:
         UserError: it is not the configuration of a LLaVA-1.5.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node `scout_camera`: a camera that drives through Scout's world.
 
-Publishes the pictures of `svd_vlm_ros.scout.drive` on `image` (rgb8), if wanted also on
-`image/compressed` (JPEG), and what each of them truly shows on `scout_truth`, as JSON:
+Publishes the images of `svd_vlm_ros.scout.drive` on `image` (rgb8), if wanted also on
+`image/compressed` (JPEG), and what each of them shows on `scout_truth`, as JSON:
 
-    {"stamp": {"sec": ..., "nanosec": ...}, "frame_id": ...,   of the picture's header
+    {"stamp": {"sec": ..., "nanosec": ...}, "frame_id": ...,   of the image's header
      "t": ..., "seed": ...,                                    the scene is drive(t, seed)
-     "scene": {...}}                                           what `world.truth` says of it
+     "scene": {...}}                                           what `world.truth` gives for it
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import WorldScene, truth
 
 # Reliable, so that it matches every subscription.
-_PICTURES = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+_IMAGES = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 _LATCHED = QoSProfile(
     depth=1,
     reliability=QoSReliabilityPolicy.RELIABLE,
@@ -39,18 +39,18 @@ _LATCHED = QoSProfile(
 
 
 class ScoutCamera(Node):
-    """Publishes one picture every 1 / `rate` seconds; the drive of 60 s begins at `start_time`."""
+    """Publishes one image every 1 / `rate` seconds; the drive of 60 s begins at `start_time`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("scout_camera", **options)
-        rate = self._declare("rate", 5.0, "Pictures a second.", 0.01, 60.0)
+        rate = self._declare("rate", 5.0, "Images a second.", 0.01, 60.0)
         self._seed = self._declare(
             "seed", 0, "Which of the drives, each with its own scenes.", 0, 9999
         )
         self._start = self._declare(
             "start_time",
             0.0,
-            "Second of the drive at which the first picture is taken.",
+            "Second of the drive at which the first image is taken.",
             0.0,
             LENGTH,
         )
@@ -58,35 +58,33 @@ class ScoutCamera(Node):
             "frozen", False, "Stand still: publish the scene of start_time again and again."
         )
         self._compressed = self._declare(
-            "compressed", False, "Publish each picture also as JPEG on image/compressed."
+            "compressed", False, "Publish each image also as JPEG on image/compressed."
         )
         self._quality = self._declare("jpeg_quality", 90, "Quality of the JPEG.", 1, 100)
         self._frame_id = self._declare(
-            "frame_id", "scout_camera", "frame_id in the pictures' headers."
+            "frame_id", "scout_camera", "frame_id in the images' headers."
         )
-        self._pictures = self.create_publisher(Image, "image", _PICTURES)
+        self._images = self.create_publisher(Image, "image", _IMAGES)
         self._files = None
         if self._compressed:
-            self._files = self.create_publisher(CompressedImage, "image/compressed", _PICTURES)
+            self._files = self.create_publisher(CompressedImage, "image/compressed", _IMAGES)
         self._truths = self.create_publisher(String, "scout_truth", _LATCHED)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._begun = self._steady.now()
         self.create_timer(1.0 / rate, self._publish, clock=self._steady)
-        self.get_logger().info(
-            f"Publishing {rate:g} pictures a second on {self._pictures.topic_name}."
-        )
+        self.get_logger().info(f"Publishing {rate:g} images a second on {self._images.topic_name}.")
 
     def _publish(self) -> None:
         gone = 0.0 if self._frozen else (self._steady.now() - self._begun).nanoseconds * 1e-9
         t = self._start + gone
         scene = drive(t, self._seed)
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._frame_id)
-        picture = render(scene)
-        # The truth goes first: whoever has the picture can look it up.
+        image = render(scene)
+        # The truth goes first: a client that has the image can look it up.
         self._truths.publish(String(data=truth_json(header, t, self._seed, scene)))
-        self._pictures.publish(image_message(picture, header))
+        self._images.publish(image_message(image, header))
         if self._files is not None:
-            self._files.publish(compressed_message(picture, header, self._quality))
+            self._files.publish(compressed_message(image, header, self._quality))
 
     def _declare(
         self,
@@ -100,29 +98,29 @@ class ScoutCamera(Node):
         return self.declare_parameter(name, default, spec.descriptor()).value
 
 
-def image_message(picture: np.ndarray, header: Header) -> Image:
-    """A picture, uint8 RGB [H, W, 3], as sensor_msgs/Image in rgb8."""
-    height, width, _ = picture.shape
+def image_message(image: np.ndarray, header: Header) -> Image:
+    """An image, uint8 RGB [H, W, 3], as sensor_msgs/Image in rgb8."""
+    height, width, _ = image.shape
     return Image(
         header=header,
         height=height,
         width=width,
         encoding="rgb8",
         step=3 * width,
-        data=array.array("B", picture.tobytes()),
+        data=array.array("B", image.tobytes()),
     )
 
 
-def compressed_message(picture: np.ndarray, header: Header, quality: int = 90) -> CompressedImage:
-    """A picture, uint8 RGB [H, W, 3], as JPEG of quality 1 to 100 in CompressedImage."""
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+def compressed_message(image: np.ndarray, header: Header, quality: int = 90) -> CompressedImage:
+    """An image, uint8 RGB [H, W, 3], as JPEG of quality 1 to 100 in CompressedImage."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(
         header=header, format="rgb8; jpeg compressed bgr8", data=array.array("B", data.tobytes())
     )
 
 
 def truth_json(header: Header, t: float, seed: int, scene: WorldScene) -> str:
-    """The data of `scout_truth` for the picture with this header; see the module's docstring."""
+    """The data of `scout_truth` for the image with this header; see the module's docstring."""
     stamp: Time = header.stamp
     return json.dumps(
         {

@@ -20,7 +20,7 @@ FIRST_SEED = 20_000_000  # beyond the seeds of training and of evaluation
 def drive(t: float, seed: int = 0) -> WorldScene:
     """The scene that the camera sees `t` seconds into the drive; after 60 s the drive begins anew.
 
-    The same `t` and `seed` give the same scene. `frame` counts milliseconds, so no two pictures are
+    The same `t` and `seed` give the same scene. `frame` counts milliseconds, so no two images are
     alike.
     """
     at = t % LENGTH

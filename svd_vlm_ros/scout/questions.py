@@ -2,8 +2,8 @@
 """What a person may ask about a scene of the world, with the one true answer; `wordings` has the
 sentences.
 
-Only questions with one answer are asked: "what color is the tree?" where there is one tree, "left
-of" between two things that can be told apart by their kind, or by colour and kind.
+Only questions with one answer are asked: "what color is the tree?" if there is one tree, "left of"
+between two things that differ in kind, or in colour and kind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .world import (
 
 T = TypeVar("T")
 
-# The nearest thing is asked for only where it leads by this many pixels.
+# The nearest thing is asked for only if it leads by this many pixels.
 NEAREST_MARGIN = 0.03 * SIZE
 
 QUESTION_KINDS = (
@@ -76,8 +76,8 @@ def describe(scene: WorldScene) -> str:
 
 
 def references(scene: WorldScene) -> list[tuple[str, WorldObject]]:
-    """Names that mean one object of the scene: its kind where it is the only one, colour and kind
-    where those are.
+    """Names that mean one object of the scene: its kind if it is the only one, colour and kind
+    if those are.
     """
     kinds = Counter(thing.kind for thing in scene.objects)
     names = Counter(thing.name for thing in scene.objects)
@@ -121,7 +121,7 @@ class _Choice:
     def one(self, options: Collection[str]) -> str:
         return str(self.rng.choice(sorted(options)))
 
-    def chance(self, probability: float) -> bool:
+    def toss(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
 
     def some(self, options: list[T], count: int) -> list[T]:
@@ -168,7 +168,7 @@ def _count(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
         return
     kinds = Counter(thing.kind for thing in scene.objects)
     asked = [choice.one(kinds)] if kinds else []
-    if choice.chance(0.3):
+    if choice.toss(0.3):
         asked.append(choice.one(KINDS))
     for kind in asked:
         yield _ask(choice, "count", "count", str(kinds[kind]), s=PLURALS[kind])
@@ -192,7 +192,7 @@ def _left_of(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     known = references(scene)
     pairs = [(a, b) for a in known for b in known if clear_order(a[1], b[1])]
     for (name_a, a), (name_b, b) in choice.some(pairs, 2):
-        left = choice.chance(0.5)
+        left = choice.toss(0.5)
         wording = "left of" if left else "right of"
         yield _ask(choice, "left of", wording, _yes((a.x < b.x) == left), a=name_a, b=name_b)
 
@@ -207,7 +207,7 @@ def _nearest(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
 def _sign(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
     signs = [thing for thing in scene.objects if thing.kind == "sign"]
     names = Counter(thing.name for thing in signs)
-    if not signs and choice.chance(0.15):
+    if not signs and choice.toss(0.15):
         yield _ask(choice, "absent", "sign", "there is no sign")
     for thing in signs:
         question = _ask(choice, "sign", "sign", f"{thing.number:02d}")
@@ -232,11 +232,11 @@ def _path(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
 
 
 def _absent(scene: WorldScene, choice: _Choice) -> Iterator[Question]:
-    """Questions that take for granted what is not there: the answer says so."""
+    """Questions about what is not there: the answer says so."""
     missing = set(KINDS) - {thing.kind for thing in scene.objects}
-    if missing and choice.chance(0.5):
+    if missing and choice.toss(0.5):
         kind = choice.one(missing)
-        wording = "color" if choice.chance(0.5) else "where"
+        wording = "color" if choice.toss(0.5) else "where"
         yield _ask(choice, "absent", wording, f"there is no {kind}", a=kind)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws a scene of the world with OpenCV, and the map of which object each pixel shows.
 
-An object is a list of filled shapes. The picture and the map draw the same list, once in colours
+An object is a list of filled shapes. The image and the map draw the same list, once in colours
 and once in numbers.
 """
 
@@ -63,7 +63,7 @@ class Shape:
 
 
 def render(scene: WorldScene) -> np.ndarray:
-    """The picture of a scene: uint8 RGB [336, 336, 3]. The same scene gives the same pixels."""
+    """The image of a scene: uint8 RGB [336, 336, 3]. The same scene gives the same pixels."""
     rng = np.random.default_rng((scene.seed, 1))
     canvas = _background(scene, rng)
     for thing in scene.objects:
@@ -97,7 +97,7 @@ def panel_box(thing: WorldObject) -> tuple[float, float, float, float]:
 
 
 def shapes(thing: WorldObject) -> Iterator[Shape]:
-    """The filled shapes of an object, from back to front, in pixels of the picture."""
+    """The filled shapes of an object, from back to front, in pixels of the image."""
     rng = np.random.default_rng(thing.look)
     red, green, blue = (float(np.clip(c + rng.uniform(-10, 10), 0, 255)) for c in RGB[thing.color])
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -281,15 +281,15 @@ def _ground_texture(ground: str, rng: np.random.Generator, rows: int) -> np.ndar
 
 @lru_cache(maxsize=1)
 def _noise_table() -> np.ndarray:
-    """A million normal numbers, drawn once: drawing them anew for each picture took half of its
+    """A million normal numbers, drawn once: drawing them anew for each image took half of its
     time.
     """
     return np.random.default_rng(20260101).standard_normal(1 << 20, dtype=np.float32)
 
 
 def _white_noise(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Noise of deviation 1: float32 [rows * 336], a stretch of the table that begins where the seed
-    says.
+    """Noise of deviation 1: float32 [rows * 336], a stretch of the table that begins at a place
+    drawn from the seed.
     """
     count = rows * SIZE
     start = int(rng.integers(0, (1 << 20) - count))

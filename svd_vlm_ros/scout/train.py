@@ -2,10 +2,11 @@
 """Trains scout: `python -m svd_vlm_ros.scout.train --out runs/scout`, stage by stage, resumable at
 any time.
 
-    vision      the tower learns what each patch shows, from the renderer's labels language    the
-    language model learns to answer, from an oracle of those labels projector   the projector learns
-    to write what the oracle would join        everything together, on pictures and questions export
-    float16 safetensors and the processor files, into the package
+    vision      the tower learns what each patch shows, from the renderer's labels
+    language    the language model learns to answer, from an oracle of those labels
+    projector   the projector learns to write what the oracle would
+    join        everything together, on images and questions
+    export      float16 safetensors and the processor files, into the package
 
 `vision` and `language` need nothing of each other and may run side by side.
 """

@@ -2,11 +2,11 @@
 """The little outdoor world that scout knows: what can be in a scene, where, and whether it may be
 asked about.
 
-A scene is a frozen value made from a seed. `render.render` draws it, `labels.patch_labels` says
-what each patch of the picture shows, `questions.questions` asks about it; all three read the same
+A scene is a frozen value made from a seed. `render.render` draws it, `labels.patch_labels` names
+what each patch of the image shows, `questions.questions` asks about it; all three read the same
 geometry, so they can't disagree.
 
-Units: pixels of the 336 x 336 picture, x to the right, y down, light as a factor of the drawn
+Units: pixels of the 336 x 336 image, x to the right, y down, light as a factor of the drawn
 colour.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 SIZE = 336
-"""Width and height of a picture in pixels: 24 x 24 patches of 14."""
+"""Width and height of an image in pixels: 24 x 24 patches of 14."""
 
 KINDS = ("tree", "rock", "cone", "person", "car", "barrel", "box", "sign")
 COLORS = ("red", "orange", "yellow", "green", "blue", "white", "black", "gray", "brown")
@@ -47,7 +47,7 @@ FULL_SIZE: dict[str, tuple[float, float]] = {
     "box": (72, 66),
     "sign": (92, 128),
 }
-"""Width and height in pixels of an object that stands at the lower edge of the picture."""
+"""Width and height in pixels of an object that stands at the lower edge of the image."""
 
 HELD_OUT_SEEDS = range(10_000_000, 10_100_000)
 """Seeds of the scenes for evaluation. Training draws its seeds from below this range, the tests and
@@ -86,7 +86,7 @@ class WorldObject:
 
     @property
     def side(self) -> str:
-        """Third of the picture in which the object's middle lies."""
+        """Third of the image in which the object's middle lies."""
         return SIDES[min(2, max(0, int(self.x * 3 / SIZE)))]
 
     @property
@@ -116,7 +116,7 @@ class Path:
 
 @dataclass(frozen=True)
 class WorldScene:
-    """All that is in one picture. `objects` run from far to near, the order in which they are
+    """All that is in one image. `objects` run from far to near, the order in which they are
     drawn.
     """
 
@@ -128,7 +128,7 @@ class WorldScene:
     objects: tuple[WorldObject, ...]
     light: float = 1.0
     noise: float = 0.0  # standard deviation of the sensor noise, in steps of 255
-    frame: int = 0  # number of the picture in a drive: the noise is new in each one
+    frame: int = 0  # number of the image in a drive: the noise is new in each one
 
     def blocks(self, thing: WorldObject) -> bool:
         """Whether the object's foot stands on the path."""
@@ -143,13 +143,13 @@ class WorldScene:
 
     @property
     def nearest(self) -> WorldObject | None:
-        """The object whose foot is lowest in the picture; None in an empty scene."""
+        """The object whose foot is lowest in the image; None in an empty scene."""
         return max(self.objects, key=lambda thing: thing.base, default=None)
 
 
 def clear_side(thing: WorldObject) -> bool:
-    """Whether the object's middle is far enough from the border between two sides to say on which
-    one it is.
+    """Whether the object's middle is far enough from the border between two sides to be clearly on
+    one of them.
     """
     return min(abs(thing.x - SIZE / 3), abs(thing.x - 2 * SIZE / 3)) >= SIDE_MARGIN
 
@@ -183,7 +183,7 @@ def foot_width(thing: WorldObject) -> float:
 
 
 def scale_at(base: float, horizon: float) -> float:
-    """Scale of an object whose lower edge is at `base`: 1 at the lower edge of the picture,
+    """Scale of an object whose lower edge is at `base`: 1 at the lower edge of the image,
     `SMALLEST` at the horizon.
     """
     return SMALLEST + (1 - SMALLEST) * max(0.0, base - horizon) / (SIZE - horizon)
@@ -259,7 +259,7 @@ def _with_objects(scene: WorldScene, things: list[WorldObject]) -> WorldScene:
 def _place(
     scene: WorldScene, wanted: int, clear: bool, signs: float, rng: np.random.Generator
 ) -> list[WorldObject]:
-    """Objects at random places that keep to the world's margins; fewer than wanted where there is
+    """Objects at random places that keep to the world's margins; fewer than wanted if there is
     no room.
     """
     things: list[WorldObject] = []
@@ -316,7 +316,7 @@ def _well_placed(
 
 
 def _outside(thing: WorldObject) -> float:
-    """Pixels of the object's width that lie outside the picture."""
+    """Pixels of the object's width that lie outside the image."""
     return max(0.0, thing.width / 2 - thing.x) + max(0.0, thing.x + thing.width / 2 - SIZE)
 
 

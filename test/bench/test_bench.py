@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from svd_vlm_ros.bench import run, selectors
-from svd_vlm_ros.bench.answers import Row, make_picture, read_rows, select_tokens
+from svd_vlm_ros.bench.answers import Row, make_image, read_rows, select_tokens
 from svd_vlm_ros.bench.limits import row_limits
 from svd_vlm_ros.bench.machine import Machine
 from svd_vlm_ros.bench.memory import Peak, in_use
@@ -41,18 +41,18 @@ def few_selectors():
 
 @pytest.fixture(scope="module")
 def measured(few_selectors):
-    """A record of random:tiny, and the words of its steps with how many were foretold."""
+    """A record of random:tiny, and the words of its steps with how many were announced."""
     steps: list[str] = []
-    foretold: list[int] = []
+    announced: list[int] = []
 
     def watch(count):
-        foretold.append(count)
+        announced.append(count)
         return steps.append
 
     settings = run.BenchSettings(
         "random:tiny", "fp32", "cpu", rows="stock,576,16", rounds=2, answer_tokens=4
     )
-    return run.measure(settings, watch), steps, foretold[0]
+    return run.measure(settings, watch), steps, announced[0]
 
 
 def test_a_record_is_whole_and_plain(measured):
@@ -80,14 +80,14 @@ def test_a_record_is_whole_and_plain(measured):
 
 
 def test_the_rows_take_turns(measured):
-    _, steps, foretold = measured
+    _, steps, announced = measured
     rounds = [step for step in steps if step.startswith("round")]
     assert [step.partition(": ")[2] for step in rounds] == [
         "stock, 576",
         "576 tokens",
         "16 tokens",
     ] * 2
-    assert len(steps) <= foretold
+    assert len(steps) <= announced
 
 
 def test_selectors_are_measured_or_say_why_not(measured):
@@ -139,11 +139,11 @@ def test_stock_and_engine_share_weights_and_tokens():
     processor = AutoProcessor.from_pretrained(find_folder("random:tiny"), local_files_only=True)
     stock = Stock(loaded, processor)
     assert stock._model is loaded.model
-    picture = make_picture(336)
-    taken = stock.answer(picture, "Is the path clear?", 3)
+    image = make_image(336)
+    taken = stock.answer(image, "Is the path clear?", 3)
     select_tokens(engine, 576, "svd")
     assert engine.info.selector == "none"
-    answer = engine.ask(engine.see(picture), "Is the path clear?", max_new_tokens=3)
+    answer = engine.ask(engine.see(image), "Is the path clear?", max_new_tokens=3)
     assert taken["prompt_tokens"] == answer.prompt_tokens
     assert not loaded.model.model.vision_tower._forward_hooks
     select_tokens(engine, 16, "svd")
@@ -193,7 +193,7 @@ def test_peaks_are_of_their_own_phase():
     with Peak(CPU) as small:
         pass
     if large.bytes == 0:
-        pytest.skip("this system does not tell a process its high water")
+        pytest.skip("this system has no high water of a process's memory")
     assert large.bytes - in_use(CPU) > size // 2
     assert small.bytes < large.bytes - size // 2
 
@@ -210,11 +210,11 @@ def test_spreads():
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
 
 
-def test_pictures_are_square_and_alike():
-    picture = make_picture(100)
-    assert picture.shape == (100, 100, 3)
-    assert picture.dtype == np.uint8
-    assert np.array_equal(picture, make_picture(100))
+def test_images_are_square_and_alike():
+    image = make_image(100)
+    assert image.shape == (100, 100, 3)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, make_image(100))
 
 
 @pytest.mark.timeout(400)  # three processes

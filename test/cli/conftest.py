@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the command line share: running it as a user does, a picture, and a hub of our
+"""What the tests of the command line share: running it as a user does, an image, and a hub of our
 own.
 """
 
@@ -26,14 +26,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 60 x 80 picture with something in it."""
+    """A 60 x 80 image with something in it."""
     import cv2
 
-    picture = np.zeros((60, 80, 3), np.uint8)
-    picture[:, :40] = (200, 120, 40)
-    picture[20:40, 50:70] = (30, 30, 220)
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[:, :40] = (200, 120, 40)
+    image[20:40, 50:70] = (30, 30, 220)
     path = tmp_path_factory.mktemp("photo") / "photo.png"
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
     return path
 
 

@@ -71,10 +71,10 @@ def test_the_overlay_shows_the_kept_patches(run, photo: Path, tmp_path: Path) ->
     assert ran.exit_code == 0
     drawn = cv2.imread(str(path))
     assert drawn.shape[1] == 640
-    assert drawn.shape[0] > 480  # the picture, and a band with question and answer
-    picture = cv2.resize(cv2.imread(str(photo)), (640, 480), interpolation=cv2.INTER_CUBIC)
-    coloured = picture.any(axis=2)  # black stays black, kept or not
-    bright = (drawn[:480] == picture).all(axis=2)[coloured].mean()
+    assert drawn.shape[0] > 480  # the image, and a band with question and answer
+    image = cv2.resize(cv2.imread(str(photo)), (640, 480), interpolation=cv2.INTER_CUBIC)
+    coloured = image.any(axis=2)  # black stays black, kept or not
+    bright = (drawn[:480] == image).all(axis=2)[coloured].mean()
     assert 0.05 < bright < 0.5  # 64 of the 432 patches that show something
 
 
@@ -91,7 +91,7 @@ def test_describe(run, photo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["ask", "/nowhere/photo.jpg", "hm?"], "There is no picture /nowhere/photo.jpg"),
+        (["ask", "/nowhere/photo.jpg", "hm?"], "There is no image /nowhere/photo.jpg"),
         (["describe", "/"], "/ is a folder"),
         (["ask", "PHOTO", ""], "question is empty"),
         (["ask", "PHOTO", "hm?", "--selector", "best"], "no selector 'best'"),

@@ -84,7 +84,7 @@ def test_the_graph_is_closed_to_other_machines(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Graph:
-    """A node that answers at once, about a picture `later` seconds after the newest."""
+    """A node that answers at once, about an image `later` seconds after the newest."""
 
     def __init__(self, later: float, status: int = 0) -> None:
         self.t, self.later, self.status = 0.0, later, status
@@ -112,17 +112,17 @@ class Graph:
         return drive(self.t + self.later)
 
 
-def test_an_answer_is_judged_by_the_picture_that_was_used() -> None:
+def test_an_answer_is_judged_by_the_image_that_was_used() -> None:
     graph = Graph(later=0.0)
     rows = list(_ask(graph, 8))
     assert all(row.right for row in rows)
     assert len({row.kind for row in rows}) == 8
-    # The same answers, but the replies name pictures of the next stretch of the drive.
+    # The same answers, but the replies name images of the next stretch of the drive.
     elsewhere = Graph(later=10.0)
     rows = list(_ask(elsewhere, 8))
     assert len(rows) == 8
     assert not all(row.right for row in rows)
-    assert len(elsewhere.asked) > 8  # what those pictures leave open was asked again
+    assert len(elsewhere.asked) > 8  # what those images leave open was asked again
 
 
 def test_a_node_that_does_not_answer_ends_the_demo() -> None:
@@ -152,9 +152,9 @@ def marked(mark: str, words: str = "") -> list[int]:
 
 @needs_ros
 def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> None:
-    picture = tmp_path / "seen.png"
+    image = tmp_path / "seen.png"
     ran = svd_vlm(
-        *("demo", "--questions", 2, "--json", "--keep-picture", picture, "--visual-tokens", "32"),
+        *("demo", "--questions", 2, "--json", "--keep-picture", image, "--visual-tokens", "32"),
         MARK=mark,
         timeout=115,
     )
@@ -173,7 +173,7 @@ def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> Non
     assert record["right"] == sum(row["right"] for row in record["questions"])
     assert record["description"]["text"]
     assert " under " in record["description"]["truth"]
-    assert cv2.imread(str(picture)).shape == (336, 336, 3)
+    assert cv2.imread(str(image)).shape == (336, 336, 3)
     assert marked(mark) == []
 
 

@@ -39,7 +39,7 @@ def test_the_last_line_of_a_probe_is_what_it_found() -> None:
     ("status", "out", "err", "words"),
     [
         (-6, "", "terminate called\n\n", "ended by SIGABRT (terminate called)"),
-        (-11, "half a li", "", "ended by SIGSEGV (it said nothing)"),
+        (-11, "half a li", "", "ended by SIGSEGV (it printed nothing)"),
         (-99, "", "", "ended by signal 99"),
         (3, "[1]", "oh no", "ended with status 3 (oh no)"),
     ],
@@ -110,7 +110,7 @@ def test_cv_bridge_is_optional_and_its_crash_a_warning() -> None:
     absent = Outcome(error="ModuleNotFoundError: No module named 'cv_bridge'")
     assert checks.check_cv_bridge(absent, "2.4.6").status is Status.OK
     for trouble in (
-        Outcome(error="the process was ended by SIGABRT (it said nothing)"),
+        Outcome(error="the process was ended by SIGABRT (it printed nothing)"),
         Outcome(error="AttributeError: _ARRAY_API not found"),
         Outcome({"numpy": "2.4.6", "same": False}),
     ):
@@ -193,17 +193,17 @@ def test_cameras() -> None:
         "topic": "/front/image_raw",
         "type": "Image",
         "publishers": [publisher, {**publisher, "reliability": "reliable"}],
-        "pictures": 30,
+        "images": 30,
         "rate": 14.96,
         "format": "1920x1080 rgb8",
     }
-    silent = {**camera, "topic": "/rear", "pictures": 0, "rate": None, "format": None}
+    silent = {**camera, "topic": "/rear", "images": 0, "rate": None, "format": None}
     first, second = checks.check_cameras(Outcome({"cameras": [camera, silent]}), "0", 2.0)
     assert first.status is Status.OK
     assert first.name == "camera /front/image_raw"
     assert first.detail == "Image, best effort and reliable, 15.0 Hz, 1920x1080 rgb8"
     assert second.status is Status.WARNING
-    assert "no picture in 2 s" in second.detail
+    assert "no image in 2 s" in second.detail
     (none,) = checks.check_cameras(Outcome({"cameras": []}), "7", 2.0)
     assert none.status is Status.WARNING
     assert "domain 7" in none.detail

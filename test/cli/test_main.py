@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_budgets_are_told_apart_by_their_point() -> None:
+def test_budgets_differ_by_their_point() -> None:
     assert parse_visual_tokens("1") == 1
     assert isinstance(parse_visual_tokens("1"), int)
     assert isinstance(parse_visual_tokens("1.0"), float)

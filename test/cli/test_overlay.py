@@ -25,7 +25,7 @@ def test_kept_patches_stay_and_the_rest_is_dimmed(grey: np.ndarray) -> None:
     assert (grey == before).all()
 
 
-def test_boxes_outside_of_the_picture_are_cut_off(grey: np.ndarray) -> None:
+def test_boxes_outside_of_the_image_are_cut_off(grey: np.ndarray) -> None:
     drawn = draw_overlay(grey, [(-50, -50, 10, 10), (150, 110, 900, 900)], min_width=0)
     assert (drawn[2:8, 2:8] == 200).all()
     assert (drawn[113:118, 153:158] == 200).all()
@@ -37,7 +37,7 @@ def test_no_kept_patch_and_all_kept(grey: np.ndarray) -> None:
     assert (draw_overlay(grey, [(0, 0, 160, 120)], min_width=0)[5:-5, 5:-5] == 200).all()
 
 
-def test_small_pictures_are_enlarged_and_text_makes_a_band(grey: np.ndarray) -> None:
+def test_small_images_are_enlarged_and_text_makes_a_band(grey: np.ndarray) -> None:
     bare = draw_overlay(grey, [(0, 0, 80, 60)])
     assert bare.shape == (480, 640, 3)
     written = draw_overlay(grey, [(0, 0, 80, 60)], "what is it?", "a grey wall")

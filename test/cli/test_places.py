@@ -13,7 +13,7 @@ from command import run_svd_vlm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bags"))  # no test folder is on the path
 NOWHERE = Path("/proc")  # a folder in which not even root can write
-ABSENT = ("--model", "nobody/nothing")  # whoever looks for it first says so
+ABSENT = ("--model", "nobody/nothing")  # an error about it comes from the first that looks for it
 
 
 def test_annotate_into_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

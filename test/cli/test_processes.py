@@ -83,10 +83,10 @@ from svd_vlm_ros.cli import processes
 commands = {{name: [sys.executable, "-c", {SLEEPER!r}] for name in ("one", "two")}}
 begun = []
 start = processes.start
-def told(*arguments):
+def noted(*arguments):
     begun.append(start(*arguments))
     return begun[-1]
-processes.start = told
+processes.start = noted
 with processes.running(commands):
     print(*[process.pid for process in begun], flush=True)
     time.sleep(99)

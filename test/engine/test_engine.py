@@ -30,14 +30,14 @@ def scene(engine):
 
 
 def alike(answer, other):
-    """Whether two answers say the same. Their chances differ in the last bits: the picture is read
-    with the first question, and a pass over more rows adds up in another order (with AVX2 alone up
-    to 1.1e-5 of a probability of 0.003 was seen).
+    """Whether two answers are the same. Their probabilities differ in the last bits: the image is
+    read with the first question, and a pass over more rows adds up in another order (with AVX2
+    alone up to 1.1e-5 of a probability of 0.003 was seen).
     """
-    chances = (*answer.probabilities, answer.confidence)
+    numbers = (*answer.probabilities, answer.confidence)
     wanted = pytest.approx((*other.probabilities, other.confidence), rel=3e-5)
-    said = answer.token_ids, answer.finish_reason, answer.prompt_tokens
-    return said == (other.token_ids, other.finish_reason, other.prompt_tokens) and chances == wanted
+    rest = answer.token_ids, answer.finish_reason, answer.prompt_tokens
+    return rest == (other.token_ids, other.finish_reason, other.prompt_tokens) and numbers == wanted
 
 
 def test_a_scene_asked_in_any_order_answers_like_a_fresh_one(engine):
@@ -48,7 +48,7 @@ def test_a_scene_asked_in_any_order_answers_like_a_fresh_one(engine):
         for question in order:
             assert alike(engine.ask(scene, question, max_new_tokens=12), fresh[question])
             assert alike(engine.choose(scene, QUESTIONS[0], ["yes", "no"]), chosen)
-    other = engine.see(TALL)  # neither a new picture nor its questions change the old scene
+    other = engine.see(TALL)  # neither a new image nor its questions change the old scene
     engine.ask(other, QUESTIONS[1])
     assert alike(engine.ask(scene, QUESTIONS[1], max_new_tokens=12), fresh[QUESTIONS[1]])
 
@@ -81,7 +81,7 @@ def test_a_prefix_is_written_once(engine):
 
 
 @pytest.mark.parametrize("first", ["ask", "ask_many", "choose", "choose_many"])
-def test_the_picture_is_read_with_the_first_question(engine, first):
+def test_the_image_is_read_with_the_first_question(engine, first):
     """One pass less; and what is kept of it serves all later questions."""
     later = engine.see(WIDE)
     engine.ask(later, "where is the dog?", max_new_tokens=1)
@@ -113,7 +113,7 @@ def test_the_picture_is_read_with_the_first_question(engine, first):
         assert alike(answer, other)
 
 
-def test_a_first_question_that_fails_leaves_the_picture_for_the_next(engine, monkeypatch):
+def test_a_first_question_that_fails_leaves_the_image_for_the_next(engine, monkeypatch):
     scene = engine.see(WIDE)
     assert engine.ask(scene, QUESTIONS[0], should_stop=lambda: "cancel").token_ids == ()
     assert scene.prefix.unread is not None
@@ -127,7 +127,7 @@ def test_a_first_question_that_fails_leaves_the_picture_for_the_next(engine, mon
     assert alike(again, fresh)
 
 
-def test_a_new_picture_changes_features_and_answers(engine):
+def test_a_new_image_changes_features_and_answers(engine):
     other = WIDE.copy()
     other[45, 80] ^= 255  # one pixel
     first, second = engine.features(WIDE).patches, engine.features(other).patches
@@ -138,7 +138,7 @@ def test_a_new_picture_changes_features_and_answers(engine):
     )
 
 
-def test_the_picture_is_not_changed_and_not_kept(engine):
+def test_the_image_is_not_changed_and_not_kept(engine):
     image = WIDE.copy()
     scene = engine.see(image)
     answer = engine.ask(scene, QUESTIONS[0])
@@ -157,7 +157,7 @@ def test_the_last_vision_layer_is_never_computed(checkpoint):
     assert computed == list(range(len(layers) - 1))
 
 
-def test_what_a_scene_tells(engine, scene):
+def test_what_a_scene_has(engine, scene):
     assert (scene.tokens_kept, scene.tokens_total, scene.grid) == (16, 49, (7, 7))
     assert scene.image_shape == (90, 160, 3)
     assert len(scene.selection.indices) == 16
@@ -174,7 +174,7 @@ def test_what_a_scene_tells(engine, scene):
     assert all(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in kept)
 
 
-def test_what_the_engine_tells(engine, small_checkpoint):
+def test_what_the_engine_has(engine, small_checkpoint):
     info = engine.info
     assert info.model == str(small_checkpoint)
     assert (info.precision, info.dtype, info.device) == ("fp32", "float32", "cpu")
@@ -190,8 +190,8 @@ def test_what_the_engine_tells(engine, small_checkpoint):
 @pytest.mark.parametrize(
     ("visual_tokens", "kept"), [(1, 1), (20, 20), (49, 35), (5000, 35), (1.0, 12), (0.05, 1)]
 )
-def test_the_budget_of_one_picture(engine, visual_tokens, kept):
-    # 35 of the 49 patches of a wide picture show some of it
+def test_the_budget_of_one_image(engine, visual_tokens, kept):
+    # 35 of the 49 patches of a wide image show some of it
     engine = SceneEngine(
         engine.loaded,
         engine.info.__class__(**{**vars(engine.info), "token_cap": 12}),
@@ -209,7 +209,7 @@ def test_budgets_out_of_range_are_refused(engine, visual_tokens):
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "sentence"),
     [
         (WIDE.astype(np.float32), "uint8, not float32"),
         (WIDE[..., 0], "height, width, 3"),
@@ -220,8 +220,8 @@ def test_budgets_out_of_range_are_refused(engine, visual_tokens):
         (None, "NumPy array, not NoneType"),
     ],
 )
-def test_pictures_that_can_not_be_used_are_named(engine, image, told):
-    with pytest.raises(UserError, match=told):
+def test_images_that_can_not_be_used_are_named(engine, image, sentence):
+    with pytest.raises(UserError, match=sentence):
         engine.see(image)
 
 
@@ -229,14 +229,14 @@ def test_pictures_that_can_not_be_used_are_named(engine, image, told):
     "image",
     [WIDE[::-1], WIDE[:, ::-2], np.asfortranarray(WIDE), np.broadcast_to(WIDE[:1, :1], (9, 9, 3))],
 )
-def test_pictures_of_any_memory_layout_are_read(engine, image):
+def test_images_of_any_memory_layout_are_read(engine, image):
     image.flags.writeable = False
     same = engine.features(np.ascontiguousarray(image)).patches
     assert torch.equal(engine.features(image).patches, same)
 
 
 @pytest.mark.parametrize(
-    ("question", "told"),
+    ("question", "sentence"),
     [
         ("", "empty"),
         (" \n\t ", "empty"),
@@ -249,9 +249,9 @@ def test_pictures_of_any_memory_layout_are_read(engine, image):
         (b"why?", "must be text, not bytes"),
     ],
 )
-def test_questions_that_can_not_be_asked_are_named(engine, scene, question, told):
+def test_questions_that_can_not_be_asked_are_named(engine, scene, question, sentence):
     for ask in (engine.ask, lambda s, q: engine.choose(s, q, ["yes", "no"])):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=sentence):
             ask(scene, question)
     # What was refused left no trace in the scene.
     fresh = engine.ask(engine.see(WIDE), QUESTIONS[0])
@@ -351,8 +351,8 @@ def test_choices_are_scored_as_by_passes_of_their_own(engine, scene):
                 inputs_embeds=engine._language.embed(ids).rows[None],
                 past_key_values=DynamicCache(ddp_cache_data=scene.prefix.layers),
             ).logits[0]
-        chances = logits.double().log_softmax(-1)
-        scores.append(sum(float(chances[i - 1, ids[i]]) for i in range(asked, len(ids))))
+        logs = logits.double().log_softmax(-1)
+        scores.append(sum(float(logs[i - 1, ids[i]]) for i in range(asked, len(ids))))
     wanted = torch.tensor(scores).softmax(0).tolist()
     assert answer.probabilities == pytest.approx(wanted, rel=1e-4)
 
@@ -376,7 +376,7 @@ def test_choices_cost_one_pass(engine, scene):
 
 
 @pytest.mark.parametrize(
-    ("choices", "told"),
+    ("choices", "sentence"),
     [
         ([], "two or more"),
         (["yes"], "two or more"),
@@ -387,8 +387,8 @@ def test_choices_cost_one_pass(engine, scene):
         (["yes", "no " * 2000], "beside the image|characters"),
     ],
 )
-def test_choices_that_can_not_be_used_are_named(engine, scene, choices, told):
-    with pytest.raises(UserError, match=told):
+def test_choices_that_can_not_be_used_are_named(engine, scene, choices, sentence):
+    with pytest.raises(UserError, match=sentence):
         engine.choose(scene, QUESTIONS[0], choices)
 
 
@@ -412,7 +412,7 @@ def test_describe_asks_a_standing_prompt(engine, scene):
     assert other.token_ids == engine.ask(scene, QUESTIONS[0], max_new_tokens=4).token_ids
 
 
-def test_times_are_told(engine, scene):
+def test_times_are_given(engine, scene):
     times = engine.ask(scene, QUESTIONS[0], max_new_tokens=4).timings
     assert 0 < times.prefill <= times.first_token <= times.total
     assert 0 < times.decode <= times.total
@@ -494,7 +494,7 @@ def test_the_seed_reaches_the_random_selector(small_checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         ({"aspect": "stretch"}, "no aspect 'stretch'"),
         ({"selector": "best"}, "no selector 'best'"),
@@ -508,8 +508,8 @@ def test_the_seed_reaches_the_random_selector(small_checkpoint):
         ({"model": ""}, "empty"),
     ],
 )
-def test_wrong_arguments_are_named(options, told):
-    with pytest.raises(UserError, match=told):
+def test_wrong_arguments_are_named(options, sentence):
+    with pytest.raises(UserError, match=sentence):
         SceneEngine.load(**{"model": "random:tiny", **options})
 
 

@@ -22,7 +22,7 @@ QUESTIONS = (
 TOKENS = 24
 
 
-def pictures():
+def make_images():
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (90, 160, 3), dtype=np.uint8)
     smooth = np.linspace(0, 255, 120 * 100 * 3).reshape(120, 100, 3).astype(np.uint8)
@@ -72,13 +72,13 @@ def check_none(folder, model_name, images):
 
 
 def test_none_equals_generate(checkpoint):
-    answers = check_none(checkpoint, str(checkpoint), pictures())
-    assert len(answers) >= 4  # of 6: even a random model looks at picture and question
+    answers = check_none(checkpoint, str(checkpoint), make_images())
+    assert len(answers) >= 4  # of 6: even a random model looks at image and question
 
 
 def test_none_equals_generate_with_scout():
     scenes = [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:2]]
-    check_none(scout_folder(), "scout", [*scenes, pictures()[0]])
+    check_none(scout_folder(), "scout", [*scenes, make_images()[0]])
 
 
 def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint):
@@ -91,7 +91,7 @@ def test_none_equals_generate_with_padding_and_system_prompt(small_checkpoint):
         system_prompt="where is the nearest cone?",
         device="cpu",
     )
-    image = pictures()[0]
+    image = make_images()[0]
     answer = engine.ask(engine.see(image), QUESTIONS[0], max_new_tokens=TOKENS)
     side = max(image.shape)
     colour = [int(255 * channel) for channel in MEAN]
@@ -110,7 +110,7 @@ def test_kept_tokens_equal_generate_from_the_same_embeddings(checkpoint, selecto
     engine = SceneEngine.load(
         str(checkpoint), precision="fp32", selector=selector, visual_tokens=16, aspect="crop"
     )
-    for image in pictures():
+    for image in make_images():
         scene = engine.see(image)
         assert scene.tokens_kept == 16
         for question in QUESTIONS:
@@ -132,7 +132,7 @@ def test_the_features_are_those_that_transformers_projects(checkpoint):
     stock = load_stock(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
     engine = SceneEngine.load(str(checkpoint), precision="fp32", aspect="crop")
-    for image in pictures():
+    for image in make_images():
         pixels = processor(images=image, text="<image>", return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             states = stock.model.vision_tower(pixels, output_hidden_states=True).hidden_states

@@ -12,7 +12,7 @@ from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 QUESTION = "is the path clear?"
 OTHERS = ("what is the ground?", "describe the scene.", "how many objects are there?")
 BUDGET = 192
-PICTURES = 8
+IMAGES = 8
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def kept(answer):
 def test_float16_features_change_at_most_2_percent(engine, name):
     engine.use_selector(name)
     changed = total = 0
-    for seed in HELD_OUT_SEEDS[:PICTURES]:
+    for seed in HELD_OUT_SEEDS[:IMAGES]:
         image = render(sample_scene(seed))
         features, framing = engine.features(image), engine.framing(image)
         rounded = replace(features, patches=features.patches.half().float())

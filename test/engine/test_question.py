@@ -123,13 +123,13 @@ def test_scenes_outlive_a_change_of_selector(engine):
     wanted = engine.ask(shared, QUESTIONS[0], max_new_tokens=8).token_ids
     engine.use_selector("mmtok", visual_tokens=8)
     own = engine.see(WIDE)
-    said = engine.ask(own, QUESTIONS[0], max_new_tokens=8)
+    first = engine.ask(own, QUESTIONS[0], max_new_tokens=8)
     engine.use_selector("grid", visual_tokens=12)
     assert engine.see(WIDE).tokens_kept == 12
     assert engine.ask(shared, QUESTIONS[0], max_new_tokens=8).token_ids == wanted
     again = engine.ask(own, QUESTIONS[0], max_new_tokens=8)
-    assert again.token_ids == said.token_ids
-    assert torch.equal(again.selection.indices, said.selection.indices)
+    assert again.token_ids == first.token_ids
+    assert torch.equal(again.selection.indices, first.selection.indices)
     engine.use_selector("svd", visual_tokens=16)
     assert engine.ask(engine.see(WIDE), QUESTIONS[0], max_new_tokens=8).token_ids == wanted
 
@@ -179,8 +179,8 @@ def test_a_system_prompt_is_changed_while_scenes_live(engine, small_checkpoint, 
     assert again.token_ids == before.token_ids
     assert again.confidence == pytest.approx(before.confidence, rel=1e-5)
     assert again.prompt_tokens == before.prompt_tokens, "the scene keeps what it was made with"
-    for text, told in (("\x07", "control character"), ("kind " * 3000, "shorten it")):
-        with pytest.raises(UserError, match=told):
+    for text, sentence in (("\x07", "control character"), ("kind " * 3000, "shorten it")):
+        with pytest.raises(UserError, match=sentence):
             engine.use_system_prompt(text)
         assert engine.info.system_prompt == "be brief and kind."
     engine.use_system_prompt(None)

@@ -12,12 +12,12 @@ from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, sample_scene
 from svd_vlm_ros.selection import Budget, make_selector
 
 BUDGETS = (192, 128, 64, 32, 16)
-PICTURES = 12
+IMAGES = 12
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:PICTURES]]
+def images():
+    return [render(sample_scene(seed)) for seed in HELD_OUT_SEEDS[:IMAGES]]
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
@@ -26,9 +26,9 @@ def engine(request):
 
 
 @pytest.mark.timeout(300)
-def test_kept_indices_equal_those_of_a_full_svd_on_features_of_scout(engine, pictures):
-    for number, picture in enumerate(pictures):
-        wide = np.ascontiguousarray(picture[60:250]) if number % 4 == 0 else picture  # padded
+def test_kept_indices_equal_those_of_a_full_svd_on_features_of_scout(engine, images):
+    for number, image in enumerate(images):
+        wide = np.ascontiguousarray(image[60:250]) if number % 4 == 0 else image  # padded
         features = engine.features(wide)
         patches = features.patches.float()
         valid = features.valid_indices()
@@ -36,12 +36,12 @@ def test_kept_indices_equal_those_of_a_full_svd_on_features_of_scout(engine, pic
         for budget in BUDGETS:
             chosen = make_selector("svd")(features, Budget(budget)).indices
             wanted = valid[torch.tensor(top(scores, budget))]
-            assert torch.equal(chosen, wanted), f"picture {number}, {budget} tokens"
+            assert torch.equal(chosen, wanted), f"image {number}, {budget} tokens"
 
 
-def test_a_scene_of_scout_asked_in_any_order_answers_like_a_fresh_one(engine, pictures):
+def test_a_scene_of_scout_asked_in_any_order_answers_like_a_fresh_one(engine, images):
     questions = ("is there a tree?", "what is the ground?", "how is the sky?", "is the path clear?")
-    image = pictures[0]
+    image = images[0]
     fresh = {q: engine.ask(engine.see(image), q).token_ids for q in questions}
     scene = engine.see(image)
     for order in (questions, questions[::-1]):

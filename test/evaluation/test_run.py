@@ -209,7 +209,7 @@ def test_a_broken_picture_costs_its_questions_alone(tmp_path: Path) -> None:
     )
 
     assert done.exit_code == 0, done.output
-    assert "1 pictures are missing (none): their 1 questions are not asked." in done.stderr
+    assert "1 images are missing (none): their 1 questions are not asked." in done.stderr
     assert "Pictures that could not be read: 10000001." in done.stdout
     folder = read_folder(tmp_path / "out")
     assert set(folder.answers["bf16/grid/16/clean"]) == {"0", "2"}

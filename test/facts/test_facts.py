@@ -51,7 +51,7 @@ def test_blanks_are_dropped() -> None:
 
 
 def values(tracker: FactTracker, *seen: tuple[float, float]) -> list[tuple[str, bool]]:
-    return [(got.value, got.changed) for got in (tracker.update(PATH, chances) for chances in seen)]
+    return [(got.value, got.changed) for got in (tracker.update(PATH, each) for each in seen)]
 
 
 def test_the_first_answer_is_the_value_and_no_change() -> None:
@@ -60,22 +60,23 @@ def test_the_first_answer_is_the_value_and_no_change() -> None:
     assert first.probabilities == NO
 
 
-def test_a_value_changes_after_so_many_pictures_in_a_row() -> None:
+def test_a_value_changes_after_so_many_images_in_a_row() -> None:
     tracker = FactTracker(2)
     assert values(tracker, YES, NO, YES, NO, YES) == [("yes", False)] * 5, "never twice in a row"
     assert values(tracker, NO, NO, NO) == [("yes", False), ("no", True), ("no", False)]
 
 
-def test_one_picture_is_enough_where_one_says_so() -> None:
+def test_one_image_is_enough_if_one_says_so() -> None:
     assert values(FactTracker(1), YES, NO, YES) == [("yes", False), ("no", True), ("yes", True)]
 
 
 def test_a_third_answer_begins_to_count_anew() -> None:
     fact = Fact("ground", "what is it?", ("grass", "sand", "snow"))
     tracker = FactTracker(2)
-    chances = {"grass": (1.0, 0.0, 0.0), "sand": (0.0, 1.0, 0.0), "snow": (0.0, 0.0, 1.0)}
-    said = [tracker.update(fact, chances[name]).value for name in ("grass", "sand", "snow", "snow")]
-    assert said == ["grass", "grass", "grass", "snow"]
+    probabilities = {"grass": (1.0, 0.0, 0.0), "sand": (0.0, 1.0, 0.0), "snow": (0.0, 0.0, 1.0)}
+    names = ("grass", "sand", "snow", "snow")
+    settled = [tracker.update(fact, probabilities[name]).value for name in names]
+    assert settled == ["grass", "grass", "grass", "snow"]
 
 
 def test_another_question_is_another_fact() -> None:

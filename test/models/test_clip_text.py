@@ -99,7 +99,7 @@ def test_words_need_no_clip():
         assert float(common.relevance()[patch]) == pytest.approx(sum(cosines) / 3, abs=1e-6)
 
 
-def test_what_can_not_be_compared_is_told(folder, tmp_path, monkeypatch):
+def test_what_can_not_be_compared_is_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="svd-vlm download nobody/clip"):
         load_relevance(make_selector("trim", clip="nobody/clip"), CPU, torch.float32)

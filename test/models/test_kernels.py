@@ -18,7 +18,7 @@ NF4 = torch.tensor(
     ]
 )
 KINDS = ("int8", "nf4")
-LEVELS = 63  # of rows, and of the numbers of NF4, where they are fewest
+LEVELS = 63  # of rows, and of NF4's numbers, in the kernel that has the fewest
 
 
 def random_layer(kind, inputs, outputs, seed=0):
@@ -35,7 +35,7 @@ def random_layer(kind, inputs, outputs, seed=0):
 
 
 def test_this_cpu_has_a_kernel():
-    """Where the package was built for x86 or ARM: an int8 model falls back to slow ones else."""
+    """If the package was built for x86 or ARM: an int8 model falls back to slow ones else."""
     wanted = instructions() >= AVX2 or "asimddp" in instructions()
     assert bool(kernels.kernels()) == wanted or platform.machine() not in ("x86_64", "aarch64")
 
@@ -72,7 +72,7 @@ def test_products_are_those_of_the_weights(kind, rows, blocks, ragged, outputs, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ends_of_the_range_do_not_overflow(kind):
-    """Sums of two products in 16 bits are the narrowest place, where all are of one sign."""
+    """Sums of two products in 16 bits are the narrowest place, if all are of one sign."""
     ones = torch.ones(4, 256)
     if kind == "int8":
         weights = kernels.lay_out_int8(torch.full((16, 256), 127, dtype=torch.int8), torch.ones(16))

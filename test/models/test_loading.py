@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models import files
-from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.loading import COMPONENTS, load_llava
 from svd_vlm_ros.models.llava.random import random_config
 from svd_vlm_ros.models.loading import resolve_device
 from svd_vlm_ros.models.weights import precision
@@ -82,7 +82,7 @@ def test_only_the_decoder_is_quantized(chosen, source, small_checkpoint):
     layers = DECODER_LINEARS * model.config.text_config.num_hidden_layers
     vision = 6 * model.config.vision_config.num_hidden_layers
     quantized = layers if chosen in ("int8", "int4") else 0
-    assert precision.quantized_layers(model) == {
+    assert precision.quantized_layers(model, COMPONENTS) == {
         "vision_tower": (0, vision),
         "multi_modal_projector": (0, 2),
         "language_model": (quantized, layers),
@@ -144,7 +144,7 @@ def test_weight_bytes_are_those_of_the_numbers():
 def test_a_count_that_is_wrong_is_noticed():
     model = load_llava("random:tiny", precision="bf16", device="cpu").model
     with pytest.raises(RuntimeError, match="0 of 14 linear layers of language_model"):
-        precision.check_quantized(model, "int8")
+        precision.check_quantized(model, "int8", COMPONENTS)
 
 
 def test_int8_is_quiet(caplog):
@@ -155,7 +155,7 @@ def test_int8_is_quiet(caplog):
 
 
 def test_bitsandbytes_is_imported_without_its_network(tmp_path, monkeypatch):
-    """Where the package `kernels` is installed, bitsandbytes would fetch code from a hub."""
+    """If the package `kernels` is installed, bitsandbytes would fetch code from a hub."""
     for name in ("bitsandbytes", "bitsandbytes.autograd._functions"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "kernels.py").write_text("")
@@ -273,7 +273,7 @@ def test_damaged_weights_are_named(copy):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({"model_type": "qwen2_vl"}, "is 'qwen2_vl'"),
         ({"model_type": "llava_next"}, "not LLaVA-1.5"),
@@ -285,9 +285,9 @@ def test_damaged_weights_are_named(copy):
         ({"image_token_index": 7}, "do not belong together"),
     ],
 )
-def test_other_architectures_are_refused(copy, changes, told):
+def test_other_architectures_are_refused(copy, changes, sentence):
     edit(copy, "config.json", **changes)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=sentence):
         load_llava(str(copy))
 
 

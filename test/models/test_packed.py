@@ -14,7 +14,7 @@ from torch import nn
 
 from svd_vlm_ros.cpu import AVX2, computes_bfloat16, has_avx512, instructions
 from svd_vlm_ros.engine import SceneEngine
-from svd_vlm_ros.models.llava.loading import load_llava
+from svd_vlm_ros.models.llava.loading import COMPONENTS, load_llava
 from svd_vlm_ros.models.weights import kernels, packed, packed_layers, precision
 
 PROBES = (
@@ -108,7 +108,9 @@ def test_products_are_the_same(pair):
 def test_the_layers_that_were_loaded_come_back(pair):
     plain, laid_out, chosen = pair
     dtype = precision.compute_dtype(chosen, torch.device("cpu"))
-    assert precision.quantized_layers(laid_out) == precision.quantized_layers(plain)
+    assert precision.quantized_layers(laid_out, COMPONENTS) == precision.quantized_layers(
+        plain, COMPONENTS
+    )
     before = [type(layer) for layer in layers(laid_out)]
     inside, tower, head = EXPECTED[chosen]
     assert before == [inside, inside, tower, head]  # else there is nothing to give back
@@ -123,7 +125,9 @@ def test_the_layers_that_were_loaded_come_back(pair):
         theirs, ours = layers(plain)[0], layers(laid_out)[0]
         off = (ours(rows) - theirs(rows)).abs().max() / theirs(rows).abs().max()
         assert off <= (2e-3 if chosen == "int4" else 0)  # its scales are kept in float16
-        assert precision.quantized_layers(laid_out) == precision.quantized_layers(plain)
+        assert precision.quantized_layers(laid_out, COMPONENTS) == precision.quantized_layers(
+            plain, COMPONENTS
+        )
     assert [type(layer) for layer in layers(laid_out)] == before
 
 
@@ -149,7 +153,7 @@ def test_only_one_layer_is_held_twice():
 
 
 def test_small_layers_and_16_bits_stay_as_they_are(monkeypatch):
-    """Where a call costs more than the product; and what somebody asks for in so many words."""
+    """If a call costs more than the product; and what somebody asks for in so many words."""
     monkeypatch.setattr(packed, "LARGE", 1 << 20)
     for chosen in ("fp32", "fp16", *([] if has_avx512() else ["bf16"])):
         model = load_llava("random:tiny", precision=chosen, device="cpu").model

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`precision: auto`: the fastest that fits, measured once, and what is said of another one."""
+"""`precision: auto`: the fastest that fits, measured once, and the advice about another one."""
 
 import json
 

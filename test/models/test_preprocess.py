@@ -50,7 +50,7 @@ def test_pixels_equal_those_of_the_processor(aspect, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("aspect", ["pad", "crop"])
-def test_boxes_lie_in_the_picture_side_by_side(aspect, size):
+def test_boxes_lie_in_the_image_side_by_side(aspect, size):
     height, width = size
     framing = preprocess(noise(*size), SETTINGS, aspect).framing
     boxes = np.array([framing.patch_box(index) for index in range(576)]).reshape(24, 24, 4)
@@ -66,7 +66,7 @@ def test_boxes_lie_in_the_picture_side_by_side(aspect, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_valid_patches_are_those_that_show_some_of_the_picture(size):
+def test_valid_patches_are_those_that_show_some_of_the_image(size):
     framing = preprocess(noise(*size), SETTINGS, "pad").framing
     valid = framing.valid()
     boxes = [framing.patch_box(index) for index in range(576)]

@@ -41,13 +41,13 @@ def make(tokenizer, system=None):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("system", [None, "A chat about {pictures}."])
+@pytest.mark.parametrize("system", [None, "A chat about {images}."])
 def test_tokens_equal_those_of_the_processor(tokenizer, question, system):
-    pictures = LlavaImageProcessorPil(
+    images = LlavaImageProcessorPil(
         size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
     )
     processor = LlavaProcessor(
-        pictures,
+        images,
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

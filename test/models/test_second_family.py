@@ -119,7 +119,7 @@ def test_selectors_that_look_at_the_question(engine, name):
 
 def test_what_the_family_can_not_do_is_said(engine, folder):
     for name in ("visionzip", "tome"):
-        with pytest.raises(UserError, match=f"does not give .*'{name}' needs"):
+        with pytest.raises(UserError, match=f"'{name}' needs .* of the vision encoder"):
             engine.use_selector(name)
     with pytest.raises(UserError, match="by words"):
         engine.use_selector("trim")

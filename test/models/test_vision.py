@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the vision tower tells selectors, against transformers with eager attention."""
+"""What the vision tower gives selectors, against transformers with eager attention."""
 
 import numpy as np
 import pytest
@@ -23,11 +23,11 @@ def folder(request, tmp_path_factory):
 def test_class_attention_and_keys_are_those_of_eager_attention(folder):
     loaded = load_llava(str(folder), precision="fp32", device="cpu")
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
-    picture = preprocess(image, loaded.images, "pad")
+    prepared = preprocess(image, loaded.images, "pad")
     tower = VisionTower(loaded.model)
     with torch.inference_mode():
-        seen = tower(picture, frozenset({"class_attention", "keys", "projected"}))
-        plain = tower(picture)
+        seen = tower(prepared, frozenset({"class_attention", "keys", "projected"}))
+        plain = tower(prepared)
 
     stock = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
@@ -37,7 +37,7 @@ def test_class_attention_and_keys_are_those_of_eager_attention(folder):
     keys = []
     hook = layer.self_attn.k_proj.register_forward_hook(lambda *args: keys.append(args[2]))
     with torch.inference_mode():
-        out = vision(picture.pixels, output_attentions=True, output_hidden_states=True)
+        out = vision(prepared.pixels, output_attentions=True, output_hidden_states=True)
     hook.remove()
     hidden = out.hidden_states[-2][0]
     weights = out.attentions[-2][0]  # [heads, 1 + N, 1 + N]
@@ -82,10 +82,10 @@ def test_the_projector_reuses_what_is_projected_already(folder):
     loaded = load_llava(str(folder), precision="fp32", device="cpu")
     projector = Projector(loaded.model.model.multi_modal_projector)
     image = np.random.default_rng(1).integers(0, 255, (40, 40, 3), np.uint8)
-    picture = preprocess(image, loaded.images, "pad")
+    prepared = preprocess(image, loaded.images, "pad")
     tower = VisionTower(loaded.model)
     with torch.inference_mode():
-        plain, projected = tower(picture), tower(picture, frozenset({"projected"}))
+        plain, projected = tower(prepared), tower(prepared, frozenset({"projected"}))
         chosen = Selection(torch.tensor([1, 5]), torch.zeros(len(plain)))
         torch.testing.assert_close(projector(plain, chosen).rows, projector(projected, chosen).rows)
         assert torch.equal(projector(projected, chosen).rows, projected.projected[[1, 5]])
@@ -94,14 +94,14 @@ def test_the_projector_reuses_what_is_projected_already(folder):
 def test_tome_runs_the_layers_in_place_of_the_tower(folder):
     loaded = load_llava(str(folder), precision="fp32", device="cpu")
     image = np.random.default_rng(2).integers(0, 255, (40, 80, 3), np.uint8)  # padded
-    picture = preprocess(image, loaded.images, "pad")
+    prepared = preprocess(image, loaded.images, "pad")
     tower, select = VisionTower(loaded.model), make_selector("tome")
     with torch.inference_mode():
-        plain = tower(picture)
-        opened = tower(picture, select.needs)
+        plain = tower(prepared)
+        opened = tower(prepared, select.needs)
         assert torch.equal(opened.patches, plain.patches)
         for count in (1, 16, 21, 10_000):
-            merged = tower(picture, select.needs, select, Budget(count))
+            merged = tower(prepared, select.needs, select, Budget(count))
             chosen, later = select(merged, Budget(count)), select(opened, Budget(count))
             valid = int(plain.valid.sum())
             assert len(chosen) == min(count, valid)

@@ -2,7 +2,7 @@
 """A robot for tests: the real node, real publishers and a real client, over DDS, in one process.
 
 The node spins in a thread of its own, as it would in its process; the test's publishers and client
-in another. Pictures are published again and again until the node has the newest, since their topics
+in another. Images are published again and again until the node has the newest, since their topics
 are best effort.
 """
 
@@ -232,8 +232,8 @@ class Robot:
         rclpy.shutdown(context=self.context)
 
 
-def picture(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A picture unlike all others, uint8 RGB [H, W, 3]."""
+def make_image(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """An image unlike all others, uint8 RGB [H, W, 3]."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
     return np.kron(coarse, np.ones((height // 6, width // 8, 1), np.uint8))
 

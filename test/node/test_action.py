@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`stream_answer`: the same answers as the service's, told while they are made, and a real cancel.
+"""`stream_answer`: the service's answers, published while they are written, and a real cancel.
 
 Cancel and deadline are measured in tokens: a text that is heard n times has n tokens.
 """
@@ -17,7 +17,7 @@ from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
-from robot import Robot, Spinner, image_message, picture, wait_until
+from robot import Robot, Spinner, image_message, make_image, wait_until
 
 from svd_vlm_ros.action import StreamAnswer
 from svd_vlm_ros.engine import SceneEngine
@@ -34,8 +34,8 @@ def robot(robot_of_module: Robot) -> Robot:
 
 
 @pytest.fixture(autouse=True)
-def _a_picture(robot: Robot) -> None:
-    robot.show(image_message(picture(0), "front"))
+def _an_image(robot: Robot) -> None:
+    robot.show(image_message(make_image(0), "front"))
 
 
 class Stepper:
@@ -177,7 +177,7 @@ def test_cancel_while_it_waits(robot: Robot, stepper: Stepper) -> None:
     assert first.end()[0] == GoalStatus.STATUS_SUCCEEDED, "the other one goes on"
 
 
-def test_a_waiting_goal_for_a_newer_picture_can_be_canceled(robot: Robot) -> None:
+def test_a_waiting_goal_for_a_newer_image_can_be_canceled(robot: Robot) -> None:
     stream = robot.stream(not_before=robot.stamp())
     wait_until(lambda: robot.worker.queue.waiting() == 1)
     assert robot.ask().status == AskScene.Response.OK, "nobody waits for it"

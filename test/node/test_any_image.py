@@ -4,7 +4,7 @@
     make any-image CASES=2000
 
 A handful of the same cases is part of the suite. Files are damaged anywhere, their headers too,
-but for WebP, which has nothing that tells of changed bytes (docs/node.md, "Cameras").
+but for WebP, which has nothing that shows changed bytes (docs/node.md, "Cameras").
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from robot import Robot, image_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from svd_vlm_ros.pictures.encodings import ENCODINGS
+from svd_vlm_ros.images.encodings import ENCODINGS
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.srv import AskScene

@@ -16,7 +16,7 @@ from rclpy.qos import (
     QoSReliabilityPolicy,
     qos_profile_sensor_data,
 )
-from robot import Robot, image_message, picture, reference_engine, wait_until
+from robot import Robot, image_message, make_image, reference_engine, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
@@ -88,7 +88,7 @@ def test_every_publisher_matches_and_only_the_newest_is_kept(
     wait_until(publisher.get_subscription_count)
 
     def publish(number: int) -> bool:
-        message = image_message(picture(number), f"number {number}")
+        message = image_message(make_image(number), f"number {number}")
         publisher.publish(message)
         latest = camera.latest
         return latest is not None and latest.message.header.frame_id == f"number {number}"
@@ -99,7 +99,7 @@ def test_every_publisher_matches_and_only_the_newest_is_kept(
 
 
 def test_reliability_follows_the_publishers(robot: Robot, camera: Camera) -> None:
-    """Best effort until every publisher offers more; a picture comes in each case."""
+    """Best effort until every publisher offers more; an image comes in each case."""
     assert not camera.reliable
     front = robot.publisher("front/image")
     wait_until(lambda: (camera.follow(), camera.reliable)[1])
@@ -116,7 +116,7 @@ def test_reliability_follows_the_publishers(robot: Robot, camera: Camera) -> Non
 
 def arrives(camera: Camera, publisher: Any, number: int) -> None:
     def arrived() -> bool:
-        publisher.publish(image_message(picture(number), f"number {number}"))
+        publisher.publish(image_message(make_image(number), f"number {number}"))
         latest = camera.latest
         return latest is not None and latest.message.header.frame_id == f"number {number}"
 
@@ -162,7 +162,7 @@ def test_impossible_qos_overrides(robot: Robot, policy: str, value: Any, named: 
     assert not [each for each in robot.node.subscriptions if "image" in each.topic_name]
 
 
-def test_a_slow_camera_is_not_silent_between_two_pictures(camera: Camera) -> None:
+def test_a_slow_camera_is_not_silent_between_two_images(camera: Camera) -> None:
     now = camera.begun
     assert not camera.is_silent(now + 3.9)
     assert camera.is_silent(now + 4.1)
@@ -172,7 +172,7 @@ def test_a_slow_camera_is_not_silent_between_two_pictures(camera: Camera) -> Non
 
 
 def compressed_message(number: int, size: tuple[int, int]) -> CompressedImage:
-    pixels = cv2.resize(picture(number), size, interpolation=cv2.INTER_NEAREST)
+    pixels = cv2.resize(make_image(number), size, interpolation=cv2.INTER_NEAREST)
     png = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     return CompressedImage(header=Header(), format="png", data=array.array("B", png))
 
@@ -202,13 +202,13 @@ def test_cameras_of_a_robot_with_a_namespace(robot: Robot) -> None:
             reply.answer == engine.ask(engine.see(pixels), "what is there?", max_new_tokens=6).text
         )
 
-    first, second = picture(1), picture(2, 96, 128)
+    first, second = make_image(1), make_image(2, 96, 128)
     answered(image_message(first), "front", first)
     answered(image_message(second[..., ::-1].copy(), encoding="bgr8"), "front", second)
-    grey = picture(3, 24, 32)[..., :1]
+    grey = make_image(3, 24, 32)[..., :1]
     answered(image_message(grey, encoding="mono8"), "front", grey.repeat(3, 2))
     for number, size in ((4, (64, 48)), (5, (128, 96))):
-        pixels = cv2.resize(picture(number), size, interpolation=cv2.INTER_NEAREST)
+        pixels = cv2.resize(make_image(number), size, interpolation=cv2.INTER_NEAREST)
         answered(compressed_message(number, size), "rear", pixels)
     # The camera dies, and comes back with another quality of service.
     robot.other.destroy_publisher(robot._publishers.pop("rig/left"))
@@ -218,7 +218,7 @@ def test_cameras_of_a_robot_with_a_namespace(robot: Robot) -> None:
 
 
 def test_simulated_time_that_jumps_back(robot: Robot) -> None:
-    """As a bag that is played in a loop: no answer is about a picture from before the jump."""
+    """As a bag that is played in a loop: no answer is about an image from before the jump."""
     robot.start(max_image_age=5.0, use_sim_time=True)
     clock = robot.publisher("/clock", Clock, QoSProfile(depth=1))
 
@@ -230,7 +230,7 @@ def test_simulated_time_that_jumps_back(robot: Robot) -> None:
         wait_until(arrived)
 
     def show(seconds: int, number: int) -> Any:
-        message = image_message(picture(number))
+        message = image_message(make_image(number))
         message.header.stamp = rclpy.time.Time(seconds=seconds).to_msg()
         return robot.show(message)
 
@@ -250,7 +250,7 @@ def test_simulated_time_that_jumps_back(robot: Robot) -> None:
     assert (reply.status, reply.header) == (OK, shown.header)
 
 
-def test_lost_pictures_are_counted(robot: Robot) -> None:
+def test_lost_images_are_counted(robot: Robot) -> None:
     """Best effort, and larger than what Fast DDS shares: some are lost beside a busy thread."""
     robot.start(wait=False, autostart=False)
     camera = Camera(robot.node, CameraSettings("front", "front/image", reliability="best_effort"))
@@ -258,7 +258,7 @@ def test_lost_pictures_are_counted(robot: Robot) -> None:
     assert camera.lost == 3
 
 
-def test_parameters_of_cameras_are_read_only_where_ros_says_so(robot: Robot) -> None:
+def test_parameters_of_cameras_are_read_only_if_ros_says_so(robot: Robot) -> None:
     robot.start(wait=False, autostart=False)
     camera = Camera(robot.node, CameraSettings("front", "front/image"))
     (result,) = robot.node.set_parameters([Parameter(f"{OVERRIDE}.depth", value=7)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 
 from svd_vlm_ros.node.cameras import subscriptions as cameras
 from svd_vlm_ros.node.health import diagnostics
@@ -20,8 +20,8 @@ from svd_vlm_ros.node.health.memory import INTERVAL, MIB, WARM_UP, MemoryWatch, 
 from svd_vlm_ros.srv import AskScene
 
 
-class Told:
-    """What the node tells on /diagnostics."""
+class Received:
+    """What the node publishes on /diagnostics."""
 
     def __init__(self, robot: Robot) -> None:
         self.got: list[DiagnosticArray] = []
@@ -43,38 +43,38 @@ class Told:
         return wait_until(found)
 
 
-def test_the_node_tells_how_it_is(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diagnostics_show_how_the_node_is(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cameras, "SILENT_SECONDS", 0.5)
     robot.start(wait=False)
-    told = Told(robot)
-    wait_until(lambda: told.facts("model").get("lifecycle state") == "active")
-    assert told.wait_for("model", OK).hardware_id == "cpu"
-    assert told.facts("model")["visual tokens"] == "192 of 576"
-    assert "nobody publishes on /image" in told.wait_for("camera camera", ERROR).message
+    received = Received(robot)
+    wait_until(lambda: received.facts("model").get("lifecycle state") == "active")
+    assert received.wait_for("model", OK).hardware_id == "cpu"
+    assert received.facts("model")["visual tokens"] == "192 of 576"
+    assert "nobody publishes on /image" in received.wait_for("camera camera", ERROR).message
     wait_until(robot.client.service_is_ready)
 
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     assert robot.ask().status == AskScene.Response.OK
-    stale = told.wait_for("camera camera", STALE)
+    stale = received.wait_for("camera camera", STALE)
     assert "no image comes on /image though /other publishes there" in stale.message
-    assert told.facts("camera camera")["image"] == "64x48 rgb8"
-    assert int(told.facts("camera camera")["images"]) >= 1
+    assert received.facts("camera camera")["image"] == "64x48 rgb8"
+    assert int(received.facts("camera camera")["images"]) >= 1
     monkeypatch.setattr(cameras, "SILENT_SECONDS", 1000.0)
-    told.wait_for("camera camera", OK)
+    received.wait_for("camera camera", OK)
 
-    broken = image_message(picture(2), encoding="32FC1")
+    broken = image_message(make_image(2), encoding="32FC1")
     robot.show(broken)
     assert robot.ask().status == AskScene.Response.NO_IMAGE
-    assert "'32FC1' holds plain numbers" in told.wait_for("camera camera", WARN).message
-    requests = told.wait_for("requests", WARN)
+    assert "'32FC1' holds plain numbers" in received.wait_for("camera camera", WARN).message
+    requests = received.wait_for("requests", WARN)
     assert "cannot be read" in requests.message
-    wait_until(lambda: told.facts("requests").get("requests NO_IMAGE") == "1")
-    assert told.facts("requests")["requests OK"] == "1"
-    assert told.status("latency").message.startswith("first token after")
-    assert float(told.facts("latency")["prefill, median (ms)"]) > 0.0
-    assert float(told.facts("process")["memory (MiB)"]) > 10.0
+    wait_until(lambda: received.facts("requests").get("requests NO_IMAGE") == "1")
+    assert received.facts("requests")["requests OK"] == "1"
+    assert received.status("latency").message.startswith("first token after")
+    assert float(received.facts("latency")["prefill, median (ms)"]) > 0.0
+    assert float(received.facts("process")["memory (MiB)"]) > 10.0
     robot.node.health.fault("The inference thread crashed.")
-    assert told.wait_for("model", ERROR).message == "The inference thread crashed."
+    assert received.wait_for("model", ERROR).message == "The inference thread crashed."
 
 
 def test_free_memory_goes_back_to_the_system(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +144,9 @@ def test_levels_of_the_rest() -> None:
     assert "overloaded" in diagnostics.memory_status("n", 100.0, 0.0, 3.0).message
     latency = {"first_token": (0.1, 0.2, 0.3)}
     figures = Snapshot(latency=latency, scenes_made=1, scenes_reused=3, tokens_kept=192)
-    told = {pair.key: pair.value for pair in diagnostics.latency_status("n", figures).values}
-    assert told["first_token, 95 % (ms)"] == "200.0"
-    assert told["reuse (%)"] == "75"
+    values = {pair.key: pair.value for pair in diagnostics.latency_status("n", figures).values}
+    assert values["first_token, 95 % (ms)"] == "200.0"
+    assert values["reuse (%)"] == "75"
 
 
 def test_the_slope_of_memory() -> None:
@@ -158,5 +158,5 @@ def test_the_slope_of_memory() -> None:
     early = MemoryWatch(begun=0.0)
     for second in range(int(WARM_UP + 20 * INTERVAL)):
         early.look(float(second), (100 * MIB, 100 * MIB))
-    assert early.growth is None, "too short to tell"
+    assert early.growth is None, "too short"
     assert slope([(0.0, 1.0)]) == 0.0

@@ -7,7 +7,7 @@ import pytest
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 
 MISSING = ("add_pre_set_parameters_callback", "add_post_set_parameters_callback")
 
@@ -23,7 +23,7 @@ def robot_on_humble(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> Robot:
 
 def test_parameters_are_adapted_checked_and_obeyed(robot_on_humble: Robot) -> None:
     robot = robot_on_humble
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     client = robot.other.create_client(SetParameters, "perception/set_parameters")
     wait_until(client.service_is_ready)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
@@ -56,9 +56,9 @@ def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
     """A description without facts waits already, and would for as long as questions come."""
     robot.start(description_period=0.1, change_threshold=0.0, batch_size=1)
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(0)))
+    robot.show(image_message(make_image(0)))
     with asked_without_pause(robot):
-        robot.show(image_message(picture(1)))
+        robot.show(image_message(make_image(1)))
         wait_until(lambda: robot.worker.queue.waiting(Priority.DESCRIPTION))
         set_parameters(robot, facts=["first"])
         set_parameters(robot, **{"fact.first.question": "is it dark?"})
@@ -78,7 +78,7 @@ def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:
         **{"fact.first.question": "is it dark?"},
     )
     changes = listen(robot, FactChanged, "/fact_changed")
-    robot.show(image_message(picture(0)))
+    robot.show(image_message(make_image(0)))
     with asked_without_pause(robot):
         set_parameters(robot, **{"fact.first.choices": ["dark", "bright"]})  # begins a look
         wait_until(lambda: robot.worker.queue.waiting(Priority.FACT))
@@ -90,15 +90,18 @@ def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:
 def test_new_facts_are_asked_about_an_image_that_was_described(robot: Robot) -> None:
     """The camera sends no other: what is new is the question."""
     robot.start(description_period=0.05, max_new_tokens=2)
-    said = listen(robot, SceneDescription, "/scene_description")
+    descriptions = listen(robot, SceneDescription, "/scene_description")
     changes = listen(robot, FactChanged, "/fact_changed")
-    shown = robot.show(image_message(picture(1)))
-    wait_until(lambda: said and said[-1].header == shown.header)
+    shown = robot.show(image_message(make_image(1)))
+    wait_until(lambda: descriptions and descriptions[-1].header == shown.header)
     set_parameters(robot, facts=["door"])
     set_parameters(robot, **{"fact.door.question": "is the door open?"})
     (change,) = wait_until(lambda: changes, SOON)
     assert (change.fact.name, change.header) == ("door", shown.header)
-    assert wait_until(lambda: [one for one in said if one.facts], SOON)[0].header == shown.header
+    assert (
+        wait_until(lambda: [one for one in descriptions if one.facts], SOON)[0].header
+        == shown.header
+    )
 
 
 def test_diagnostics_say_why_facts_are_not_asked(
@@ -129,10 +132,10 @@ def test_diagnostics_say_why_facts_are_not_asked(
         return ask_many(engine, *args, **options)
 
     monkeypatch.setattr(SceneEngine, "ask_many", slow)
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     future = robot.send(timeout=90.0)
     wait_until(robot.current)
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     wait_until(lambda: warned("The facts of camera 'camera' have waited for"))
     release = True
     robot.result(future)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hundred malformed pictures through the real node: each costs its question alone."""
+"""A hundred malformed images through the real node: each costs its question alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from svd_vlm_ros.srv import AskScene
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pictures"))  # no test folder is on the path
+sys.path.insert(0, str(Path(__file__).parents[1] / "images"))  # no test folder is on the path
 from malformed import compressed_messages, raw_messages
 
 EACH = 50
@@ -47,7 +47,7 @@ def node_of_two_cameras(robot_of_module: Robot) -> Robot:
 @pytest.mark.parametrize(
     ("camera", "make"), [("raw", raw_messages), ("packed", compressed_messages)]
 )
-def test_malformed_pictures_cost_their_question_alone(
+def test_malformed_images_cost_their_question_alone(
     node_of_two_cameras: Robot, camera: str, make
 ) -> None:
     robot = node_of_two_cameras
@@ -61,12 +61,12 @@ def test_malformed_pictures_cost_their_question_alone(
         assert f"The newest image of camera '{camera}' cannot be read: " in reply.message, why
         assert reply.message.isprintable()
         assert reply.answer == ""
-    shown = robot.show(image_message(picture(1), "good"), "raw")
+    shown = robot.show(image_message(make_image(1), "good"), "raw")
     reply = robot.ask(camera="raw")
     assert (reply.status, reply.header) == (Response.OK, shown.header)
 
 
-def test_a_flood_of_malformed_pictures(node_of_two_cameras: Robot) -> None:
+def test_a_flood_of_malformed_images(node_of_two_cameras: Robot) -> None:
     """Faster than anybody asks: nothing of them is converted, and nothing is answered from them."""
     robot = node_of_two_cameras
     publisher = robot.publisher("raw")
@@ -76,6 +76,6 @@ def test_a_flood_of_malformed_pictures(node_of_two_cameras: Robot) -> None:
         message.header.stamp = robot.stamp()
         publisher.publish(message)
     wait_until(lambda: robot.cameras["raw"].received > before)
-    shown = robot.show(image_message(picture(2), "good"), "raw")
+    shown = robot.show(image_message(make_image(2), "good"), "raw")
     reply = robot.ask(camera="raw", choices=["yes", "no"])
     assert (reply.status, reply.header) == (Response.OK, shown.header)

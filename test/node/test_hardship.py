@@ -13,7 +13,7 @@ from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Time
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from rosgraph_msgs.msg import Clock
 
 from svd_vlm_ros.engine import SceneEngine
@@ -30,8 +30,8 @@ def robot(robot_of_module: Robot) -> Robot:
 
 
 @pytest.fixture(autouse=True)
-def _a_picture(robot: Robot) -> Any:
-    robot.show(image_message(picture(0), "front"))
+def _an_image(robot: Robot) -> Any:
+    robot.show(image_message(make_image(0), "front"))
     yield
     reply = robot.ask()
     assert (reply.status, reply.message) == (Reply.OK, ""), "after whatever the test did"
@@ -115,7 +115,7 @@ def test_out_of_memory_again_and_again(robot: Robot, monkeypatch: pytest.MonkeyP
             with monkeypatch.context() as patch:
                 patch.setattr(SceneEngine, "see", fail)
                 for _ in range(3):
-                    robot.show(image_message(picture(1)))
+                    robot.show(image_message(make_image(1)))
                     reply = robot.ask()
                     assert reply.status == Reply.ERROR
                     assert "out of memory" in reply.message
@@ -176,7 +176,7 @@ def test_a_failing_selector_is_taken_back(robot: Robot, monkeypatch: pytest.Monk
 
 
 def test_the_clock_jumps_back(robot: Robot) -> None:
-    """Simulated time, as from a bag that begins anew: no picture from before the jump is used."""
+    """Simulated time, as from a bag that begins anew: no image from before the jump is used."""
     node = robot.node
     clock = robot.other.create_publisher(Clock, "/clock", 1)
 
@@ -188,7 +188,7 @@ def test_the_clock_jumps_back(robot: Robot) -> None:
         wait_until(ticked)
 
     def shown(number: int, seconds: int) -> Any:
-        message = image_message(picture(number))
+        message = image_message(make_image(number))
         message.header.stamp = Time(sec=seconds)
         return robot.show(message)
 
@@ -210,4 +210,4 @@ def test_the_clock_jumps_back(robot: Robot) -> None:
     finally:
         node.set_parameters([Parameter("use_sim_time", value=False)])
         robot.other.destroy_publisher(clock)
-        robot.show(image_message(picture(0), "front"))
+        robot.show(image_message(make_image(0), "front"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cv_bridge, where it is there, gives the same pictures; where it cannot work, it is left alone."""
+"""cv_bridge, if it is there, gives the same images; if it cannot work, it is left alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from svd_vlm_ros.images.messages import ENCODINGS
 from svd_vlm_ros.node.cameras import conversion as images
 from svd_vlm_ros.node.cameras.conversion import to_rgb
-from svd_vlm_ros.pictures.messages import ENCODINGS
 
 HEIGHT, WIDTH = 6, 10
 RNG = np.random.default_rng(7)

@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 
 class Engine(SimpleNamespace):
-    """Whatever is loaded; tells when it was closed."""
+    """Whatever is loaded; notes when it was closed."""
 
     def __init__(self) -> None:
         super().__init__(info="info", closed=threading.Event())
@@ -327,7 +327,7 @@ def test_a_failure_of_the_thread_keeps_nothing(
 ) -> None:
     take = TaskQueue.take
 
-    class Picture:
+    class Subject:
         pass
 
     def breaking(self: TaskQueue) -> list[Job]:
@@ -338,15 +338,15 @@ def test_a_failure_of_the_thread_keeps_nothing(
 
     monkeypatch.setattr(TaskQueue, "take", breaking)
     wait_for(lambda: make_and_run(thread) == "done")  # the wait that was under way is over
-    pictures = []
+    subjects = []
     for _ in range(3):
-        picture = Picture()
-        assert "the thread fails" in make_and_run(thread, subject=picture)
-        pictures.append(weakref.ref(picture))
-        del picture
+        subject = Subject()
+        assert "the thread fails" in make_and_run(thread, subject=subject)
+        subjects.append(weakref.ref(subject))
+        del subject
     assert make_and_run(thread) == "done"
     gc.collect()
-    assert [picture() for picture in pictures] == [None] * 3
+    assert [subject() for subject in subjects] == [None] * 3
     assert thread.restarts == 3
 
 

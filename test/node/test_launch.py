@@ -74,14 +74,14 @@ def test_what_is_given_goes_before_the_file(
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({section: {"ros__parameters": {"model": "nobody/in-file"}}}))
-    said = launch(f"params_file:={file}", *given)
-    assert f"svd-vlm download {model}'" in said
-    assert "model:=scout" in said
+    output = launch(f"params_file:={file}", *given)
+    assert f"svd-vlm download {model}'" in output
+    assert "model:=scout" in output
 
 
 @pytest.mark.parametrize(("argument", "kind"), [("visual_tokens", "whole"), ("energy", "number")])
 def test_a_number_that_is_none_is_refused_by_name(
     ros_domain: int, argument: str, kind: str
 ) -> None:
-    said = launch(f"{argument}:=abc")
-    assert f"{argument}:=abc cannot be: give a {kind}" in said
+    output = launch(f"{argument}:=abc")
+    assert f"{argument}:=abc cannot be: give a {kind}" in output

@@ -14,7 +14,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.srv import AskScene
@@ -63,7 +63,7 @@ def test_a_manager_takes_the_node_through_its_states(robot: Robot, manager: Mana
 
     assert manager.change("activate")
     assert manager.state() == "active"
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     assert robot.ask().status == Reply.OK
 
     assert manager.change("deactivate")
@@ -81,7 +81,7 @@ def test_a_manager_takes_the_node_through_its_states(robot: Robot, manager: Mana
 
     assert manager.change("configure")
     assert manager.change("activate")
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     assert robot.ask().status == Reply.OK
     assert manager.change("shutdown")
     assert manager.state() == "finalized"
@@ -128,7 +128,7 @@ def test_cleanup_gives_the_memory_back(
     for _ in range(2):
         assert manager.change("configure")
         assert manager.change("activate")
-        robot.show(image_message(picture(1)))
+        robot.show(image_message(make_image(1)))
         assert robot.ask().status == Reply.OK
         assert robot.ask(choices=["yes", "no"]).status == Reply.OK
         assert manager.change("deactivate")
@@ -160,7 +160,7 @@ def test_another_model_and_other_cameras_when_it_is_activated_again(
     assert set_parameter("precision", "bf16").successful
     assert set_parameter("camera.camera.topic", "elsewhere").successful
     assert manager.change("activate")
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     reply = robot.ask()
     assert (reply.status, reply.stats.precision) == (Reply.OK, "bf16")
     assert robot.cameras["camera"].topic == "/elsewhere"
@@ -174,7 +174,7 @@ def test_another_model_and_other_cameras_when_it_is_activated_again(
     assert "svd-vlm download nobody/nothing" in reply.message
     assert set_parameter("model", "random:tiny").successful
     assert manager.change("activate")
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     assert robot.ask().status == Reply.OK
 
 
@@ -258,7 +258,7 @@ def test_load_timeout(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_deactivate_ends_what_waits(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
     robot.start()
     manager = Manager(robot)
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     release, began = threading.Event(), threading.Event()
     see = SceneEngine.see
 
@@ -285,9 +285,9 @@ def test_deactivate_ends_what_waits(robot: Robot, monkeypatch: pytest.MonkeyPatc
 
 
 def test_autostart_that_fails_is_fatal(robot: Robot) -> None:
-    told = threading.Event()
+    fatal = threading.Event()
     node = robot.start(wait=False, model="nobody/nothing")
-    node.on_fatal = told.set
+    node.on_fatal = fatal.set
     wait_until(lambda: node.fatal)
     assert "svd-vlm download" in node.fatal
     assert node.state == "unconfigured"

@@ -9,7 +9,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from rosgraph_msgs.msg import Clock
 
 from svd_vlm_ros.srv import AskScene
@@ -29,7 +29,7 @@ def stale(robot: Robot) -> Any:
 def test_a_stamp_ahead_of_the_clock_grows_old(robot: Robot) -> None:
     robot.start(max_image_age=AGE)
     now = robot.stamp()
-    message = image_message(picture(1))
+    message = image_message(make_image(1))
     message.header.stamp = Time(sec=now.sec + HOUR, nanosec=now.nanosec)
     robot.show(message)
     assert "arrived" in wait_until(lambda: stale(robot), SOON).message
@@ -38,7 +38,7 @@ def test_a_stamp_ahead_of_the_clock_grows_old(robot: Robot) -> None:
 def test_a_stamp_ahead_of_the_clock_is_not_from_after_a_movement(robot: Robot) -> None:
     robot.start()
     now = robot.stamp()
-    message = image_message(picture(1))
+    message = image_message(make_image(1))
     message.header.stamp = Time(sec=now.sec + HOUR, nanosec=now.nanosec)
     robot.show(message)
     assert robot.ask().status == Response.OK
@@ -63,7 +63,7 @@ def clock_warnings(robot: Robot) -> list:
 def test_simulated_time_without_a_clock(robot: Robot) -> None:
     robot.start(max_image_age=AGE, use_sim_time=True)
     found = clock_warnings(robot)
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     wait_until(lambda: stale(robot), SOON)
     wait_until(lambda: found, SOON)
     assert "nobody publishes /clock" in found[0]
@@ -80,14 +80,14 @@ def test_simulated_time_that_stands_still(robot: Robot) -> None:
         return robot.node.get_clock().now().nanoseconds == 1000 * 10**9
 
     wait_until(moved)
-    message = image_message(picture(1))
+    message = image_message(make_image(1))
     message.header.stamp = rclpy.time.Time(seconds=1000).to_msg()
     robot.show(message)
     wait_until(lambda: stale(robot), SOON)
     wait_until(lambda: [each for each in found if "stands still" in each], SOON)
 
 
-def test_two_nodes_of_one_name_are_told_of(robot: Robot) -> None:
+def test_two_nodes_of_one_name_are_reported(robot: Robot) -> None:
     robot.start(wait=False, autostart=False)
     found: list = []
 

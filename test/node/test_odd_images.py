@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -41,9 +41,9 @@ def encoded(ending: str, pixels: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(ending, pixels, options)[1].tobytes()
 
 
-DISTANCES = picture(1)[..., 0].astype(np.uint16) * 16
+DISTANCES = make_image(1)[..., 0].astype(np.uint16) * 16
 DEPTH = encoded(".png", DISTANCES)
-JPEG = encoded(".jpg", cv2.resize(picture(2), (320, 240))[..., ::-1])
+JPEG = encoded(".jpg", cv2.resize(make_image(2), (320, 240))[..., ::-1])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_damaged_images_are_counted_and_may_be_allowed(robot: Robot) -> None:
 
 @pytest.mark.parametrize("name", ["8UC3", "BGR8", "8UC1", "nv12", "nv24", "rgb16", "bayer_rggb16"])
 def test_encodings_that_drivers_use(robot: Robot, name: str) -> None:
-    pixels = picture(3)
+    pixels = make_image(3)
     height, width = pixels.shape[:2]
     if name == "8UC1":
         pixels = pixels[..., :1]
@@ -133,8 +133,8 @@ def test_encodings_that_drivers_use(robot: Robot, name: str) -> None:
 
 
 def test_webp_is_answered(robot: Robot) -> None:
-    shown = robot.show(compressed(encoded(".webp", picture(4)), "webp"), "packed")
+    shown = robot.show(compressed(encoded(".webp", make_image(4)), "webp"), "packed")
     reply = robot.ask(camera="packed")
     assert (reply.status, reply.header) == (Response.OK, shown.header), reply.message
-    robot.show(compressed(encoded(".webp", picture(4))[:-9], "webp"), "packed")
+    robot.show(compressed(encoded(".webp", make_image(4))[:-9], "webp"), "packed")
     assert robot.ask(camera="packed").status == Response.NO_IMAGE

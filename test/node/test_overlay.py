@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic ~/overlay: what was seen and said, and no work where nobody looks."""
+"""The topic ~/overlay: what was seen and answered, and no work if nobody looks."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from sensor_msgs.msg import Image
 
 from svd_vlm_ros.node.interfaces import overlay
@@ -14,7 +14,7 @@ from svd_vlm_ros.srv import AskScene
 
 def test_overlay(robot: Robot) -> None:
     robot.start(visual_tokens=32)
-    shown = robot.show(image_message(picture(1), "front"))
+    shown = robot.show(image_message(make_image(1), "front"))
     assert robot.ask().status == AskScene.Response.OK
     assert robot.node._overlay._thread is None, "nobody looks: nothing was begun"
 
@@ -30,7 +30,7 @@ def test_overlay(robot: Robot) -> None:
     seen, band = pixels[:480], pixels[480:]
     assert band.size, "question and answer stand below"
     assert band.max() > 200, "in light letters"
-    bright = (seen.mean(2) > 0.7 * np.kron(picture(1), np.ones((10, 10, 1))).mean(2)).mean()
+    bright = (seen.mean(2) > 0.7 * np.kron(make_image(1), np.ones((10, 10, 1))).mean(2)).mean()
     assert 0.0 < bright < 0.5, "32 of 576 patches are kept, the rest is dimmed"
 
     robot.other.destroy_subscription(listener)
@@ -44,7 +44,7 @@ def test_what_cannot_be_drawn_costs_no_answer(
     robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.start()
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     got: list[Image] = []
     robot.other.create_subscription(Image, "perception/overlay", got.append, 1)
     wait_until(lambda: robot.node._overlay.wanted)
@@ -54,7 +54,7 @@ def test_what_cannot_be_drawn_costs_no_answer(
     wait_until(lambda: robot.ask().status == AskScene.Response.OK and got)
 
 
-def test_large_pictures_are_made_smaller() -> None:
+def test_large_images_are_made_smaller() -> None:
     message = image_message(np.zeros((1080, 2560, 3), np.uint8))
     made = overlay.draw(message, [(0.0, 0.0, 1280.0, 1080.0)], "", "", 10**7)
     assert (made.width, made.height) == (1280, 540)

@@ -14,7 +14,7 @@ import rclpy
 import yaml
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import Parameter
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.node.parameters.declarations import (
@@ -69,15 +69,15 @@ def test_the_file_comments_every_parameter() -> None:
 def test_the_page_has_every_parameter_with_its_default() -> None:
     page = (ROOT / "docs" / "node.md").read_text()
     page = page.split("## Parameters\n")[1].split("\n## ")[0]
-    told = dict(re.findall(r"^\| `([a-z_.<>]+)` \| (.*?) \|", page, flags=re.MULTILINE))
+    documented = dict(re.findall(r"^\| `([a-z_.<>]+)` \| (.*?) \|", page, flags=re.MULTILINE))
     wanted = {spec.name: spec.default for spec in PARAMETERS}
     wanted |= {f"camera.<name>.{spec.name}": spec.default for spec in CAMERA_PARAMETERS}
     wanted |= {f"fact.<name>.{spec.name}": spec.default for spec in FACT_PARAMETERS}
     wanted["camera.<name>.topic"] = "image"
     for name, default in wanted.items():
-        assert name in told, f"docs/node.md lacks {name}"
-        assert yaml.safe_load(told[name].replace("`", "").split(" (")[0]) == default, name
-    assert {name for name in told if not name.startswith("~")} >= NAMES
+        assert name in documented, f"docs/node.md lacks {name}"
+        assert yaml.safe_load(documented[name].replace("`", "").split(" (")[0]) == default, name
+    assert {name for name in documented if not name.startswith("~")} >= NAMES
     for spec in (*PARAMETERS, *CAMERA_PARAMETERS, *FACT_PARAMETERS):
         when = re.findall(
             rf"^\| `(?:[a-z]+\.<name>\.)?{spec.name}` \|.*?\|.*?\| (\w+) \|", page, re.M
@@ -86,7 +86,7 @@ def test_the_page_has_every_parameter_with_its_default() -> None:
 
 
 def test_the_launch_file_has_the_nodes_defaults() -> None:
-    """Read without launch, which is not on PyPI; `test_launch.py` runs it where there is ROS."""
+    """Read without launch, which is not on PyPI; `test_launch.py` runs it if there is ROS."""
     found = {}
     for node in ast.walk(ast.parse((ROOT / "launch" / "perception.launch.py").read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "DeclareLaunchArgument":
@@ -141,7 +141,7 @@ def set_parameter(robot: Robot, name: str, value: object) -> tuple[bool, str]:
 
 
 def test_live_changes_reach_the_next_request(robot: Robot) -> None:
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     assert robot.ask().stats.visual_tokens_kept == 192
     assert set_parameter(robot, "visual_tokens", 16) == (True, "")
     assert robot.ask().stats.visual_tokens_kept == 16
@@ -154,7 +154,7 @@ def test_live_changes_reach_the_next_request(robot: Robot) -> None:
     assert robot.ask(question="longer").status == AskScene.Response.BAD_REQUEST
     assert set_parameter(robot, "max_question_length", 2000) == (True, "")
     assert set_parameter(robot, "max_image_pixels", 100) == (True, "")
-    robot.show(image_message(picture(2)))
+    robot.show(image_message(make_image(2)))
     assert "max_image_pixels" in robot.ask().message
     assert set_parameter(robot, "max_image_pixels", 50_000_000) == (True, "")
     assert robot.ask().status == AskScene.Response.OK
@@ -251,7 +251,7 @@ def test_the_page_has_every_topic_service_and_action(robot: Robot) -> None:
     """And names none that the node does not have; what every lifecycle node has is left out."""
     page = (ROOT / "docs" / "node.md").read_text()
     rows = re.findall(r"^\| (service|action|published|subscribed) \| `([^`]+)` \|", page, re.M)
-    told = {(kind, name.removeprefix("/")) for kind, name in rows if kind != "subscribed"}
+    documented = {(kind, name.removeprefix("/")) for kind, name in rows if kind != "subscribed"}
     mine, place, goals = ("perception", "/"), robot.other, "/_action/send_goal"
 
     def had() -> set[tuple[str, str]]:
@@ -272,5 +272,5 @@ def test_the_page_has_every_topic_service_and_action(robot: Robot) -> None:
     def plain() -> set[tuple[str, str]]:
         return {(kind, name.removeprefix("/")) for kind, name in had()}
 
-    wait_until(lambda: told <= plain())  # until the graph knows all of it
-    assert plain() == told
+    wait_until(lambda: documented <= plain())  # until the graph knows all of it
+    assert plain() == documented

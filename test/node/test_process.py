@@ -165,14 +165,14 @@ def test_ends_while_it_answers(start: Start, remote: Remote, number: signal.Sign
     answering = ["-p", "allow_random_model:=true", "-p", "description_period:=0.0"]
     node = start(NODE, *TINY, *answering)
     publisher = remote.node.create_publisher(Image, "image", 1)
-    picture = Image(height=4, width=4, step=12, encoding="rgb8", data=bytes(48))
+    image = Image(height=4, width=4, step=12, encoding="rgb8", data=bytes(48))
     heard: list[Any] = []
     client = ActionClient(remote.node, StreamAnswer, "stream_answer")
     wait_for(node, "Active: ask on /ask_scene.")
     remote.spin_until(client.server_is_ready)
 
     def hears() -> list[Any]:
-        publisher.publish(picture)
+        publisher.publish(image)
         if not heard:
             goal = StreamAnswer.Goal(question="what is there?", max_new_tokens=1024)
             client.send_goal_async(goal, feedback_callback=heard.append)
@@ -243,7 +243,7 @@ def test_a_library_that_cannot_be_imported_is_a_sentence(
     assert "svd-vlm doctor" in line
 
 
-def test_a_misspelt_parameter_is_told(start: Start) -> None:
+def test_a_misspelt_parameter_is_named(start: Start) -> None:
     node = start(NODE, "-p", "visual_token:=5", "-p", "model:=nobody/nothing")
     output, _ = node.communicate(timeout=PATIENCE)
     assert "did you mean visual_tokens?" in output
@@ -251,7 +251,7 @@ def test_a_misspelt_parameter_is_told(start: Start) -> None:
 
 def test_scout_camera_ends(start: Start) -> None:
     camera = start(CAMERA, "-p", "rate:=20.0")
-    wait_for(camera, "Publishing 20 pictures a second on /image.")
+    wait_for(camera, "Publishing 20 images a second on /image.")
     ending(camera, signal.SIGINT)
 
 

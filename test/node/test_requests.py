@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checking a request and choosing its picture: decisions that need neither node nor model."""
+"""Checking a request and choosing its image: decisions that need neither node nor model."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def test_any_request_is_checked_or_refused(asked: SimpleNamespace) -> None:
     assert question.not_before >= 0
 
 
-def test_no_picture_yet() -> None:
+def test_no_image_yet() -> None:
     with pytest.raises(RequestError, match="'front' has sent no image on /image") as error:
         choose_frame(Question("?", "front"), None, "/image", 0, 0.0)
     assert error.value.status is Status.NO_IMAGE
 
 
-def test_not_before_waits_for_a_picture() -> None:
+def test_not_before_waits_for_an_image() -> None:
     question = Question("?", "front", not_before=10 * NANOSECONDS, waits=True)
     assert choose_frame(question, None, "/image", 0, 0.0) is None
     assert choose_frame(question, frame(9.999), "/image", 11 * NANOSECONDS, 0.0) is None
@@ -149,7 +149,7 @@ def test_not_before_waits_for_a_picture() -> None:
     assert choose_frame(question, exact, "/image", 11 * NANOSECONDS, 0.0).frame is exact
 
 
-def test_stale_picture() -> None:
+def test_stale_image() -> None:
     question = Question("?", "front", max_image_age=2.0)
     fresh = frame(8.0)
     assert choose_frame(question, fresh, "/image", 10 * NANOSECONDS, 0.0).frame is fresh
@@ -168,7 +168,7 @@ def test_a_question_with_a_wish_for_the_age_waits() -> None:
 
 
 def test_a_clock_that_was_set_back() -> None:
-    """A picture from before does not count as one from the future."""
+    """An image from before does not count as one from the future."""
     before = replace(frame(100.0, arrival=50.0), clock=100 * NANOSECONDS)
     assert image_age(before, 10 * NANOSECONDS, 53.0) == 3.0
     question = Question("?", "front", not_before=20 * NANOSECONDS, timeout=3.0, waits=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model behind the real service: the answers are true of the picture in the header."""
+"""The embedded model behind the real service: the answers are true of the image in the header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.srv import AskScene
 
 SCENES = (0, 1)  # seeds of drives; their scenes are none that training saw
-RIGHT = 0.5  # of all questions: far above chance. How good the model is, test/scout asks.
+RIGHT = 0.5  # of all questions: far above guessing. How good the model is, test/scout asks.
 CERTAIN = "ground"  # a kind that it does not get wrong
 
 

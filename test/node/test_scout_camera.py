@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scout_camera`: its pictures are those of the drive, and its truth is theirs."""
+"""`scout_camera`: its images are those of the drive, and its truth is theirs."""
 
 from __future__ import annotations
 
@@ -32,56 +32,56 @@ def camera(robot: Robot, request: pytest.FixtureRequest):
     node.destroy_node()
 
 
-def stamp_of(told: dict) -> tuple[int, int]:
-    return told["stamp"]["sec"], told["stamp"]["nanosec"]
+def stamp_of(record: dict) -> tuple[int, int]:
+    return record["stamp"]["sec"], record["stamp"]["nanosec"]
 
 
 @pytest.mark.parametrize("camera", [{"compressed": True, "frame_id": "eye"}], indirect=True)
-def test_pictures_and_their_truth(robot: Robot, camera: ScoutCamera) -> None:
+def test_images_and_their_truth(robot: Robot, camera: ScoutCamera) -> None:
     truths: dict = {}
-    pictures: list[Image] = []
+    images: list[Image] = []
     files: list[CompressedImage] = []
     latched = QoSProfile(depth=100, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
     def take_truth(message: String) -> None:
-        told = json.loads(message.data)
-        truths[stamp_of(told)] = told
+        record = json.loads(message.data)
+        truths[stamp_of(record)] = record
 
     robot.other.create_subscription(String, "scout_truth", take_truth, latched)
-    robot.other.create_subscription(Image, "image", pictures.append, qos_profile_sensor_data)
+    robot.other.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
     robot.other.create_subscription(
         CompressedImage, "image/compressed", files.append, qos_profile_sensor_data
     )
 
-    def told_of(messages: list) -> list:
+    def with_truth(messages: list) -> list:
         keys = [(one.header.stamp.sec, one.header.stamp.nanosec) for one in messages]
         return [
             (one, truths[key]) for one, key in zip(messages, keys, strict=True) if key in truths
         ]
 
-    wait_until(lambda: len(told_of(list(pictures))) >= 3 and told_of(list(files)))
-    seen = told_of(list(pictures))
-    for message, told in (seen[0], seen[-1]):
-        assert message.header.frame_id == told["frame_id"] == "eye"
-        assert told["seed"] == 3
-        assert told["t"] >= 12.5
-        scene = drive(told["t"], told["seed"])
+    wait_until(lambda: len(with_truth(list(images))) >= 3 and with_truth(list(files)))
+    seen = with_truth(list(images))
+    for message, record in (seen[0], seen[-1]):
+        assert message.header.frame_id == record["frame_id"] == "eye"
+        assert record["seed"] == 3
+        assert record["t"] >= 12.5
+        scene = drive(record["t"], record["seed"])
         np.testing.assert_array_equal(to_rgb(message), render(scene))
-        assert told["scene"] == json.loads(json.dumps(truth(scene)))
+        assert record["scene"] == json.loads(json.dumps(truth(scene)))
     assert seen[0][1]["t"] != seen[-1][1]["t"]
-    message, told = told_of(list(files))[0]
-    difference = to_rgb(message).astype(int) - render(drive(told["t"], told["seed"]))
+    message, record = with_truth(list(files))[0]
+    difference = to_rgb(message).astype(int) - render(drive(record["t"], record["seed"]))
     assert np.abs(difference).mean() < 8
 
 
 @pytest.mark.parametrize("camera", [{"frozen": True}], indirect=True)
 def test_frozen(robot: Robot, camera: ScoutCamera) -> None:
-    pictures: list[Image] = []
-    robot.other.create_subscription(Image, "image", pictures.append, qos_profile_sensor_data)
-    wait_until(lambda: len(pictures) >= 3)
-    assert len({picture.header.stamp.nanosec for picture in pictures[:3]}) == 3
-    for picture in pictures[:3]:
-        np.testing.assert_array_equal(to_rgb(picture), render(drive(12.5, 3)))
+    images: list[Image] = []
+    robot.other.create_subscription(Image, "image", images.append, qos_profile_sensor_data)
+    wait_until(lambda: len(images) >= 3)
+    assert len({image.header.stamp.nanosec for image in images[:3]}) == 3
+    for image in images[:3]:
+        np.testing.assert_array_equal(to_rgb(image), render(drive(12.5, 3)))
 
 
 def test_the_truth_is_latched(robot: Robot, camera: ScoutCamera) -> None:

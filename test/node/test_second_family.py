@@ -28,11 +28,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_service_answers_with_a_second_family(robot: Robot, folder: Path) -> None:
-    from robot import image_message, picture
+    from robot import image_message, make_image
 
     given = {"precision": "fp32", "device": "cpu", "visual_tokens": 6}
     robot.start(model=str(folder), max_new_tokens=6, **given)
-    image = picture(1)
+    image = make_image(1)
     shown = robot.show(image_message(image, "front"))
     reply = robot.ask(QUESTION)
     assert (reply.status, reply.message) == (reply.OK, "")

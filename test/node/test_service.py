@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ask_scene` over DDS: the right picture in each reply, and every fault followed by a good answer.
+"""`ask_scene` over DDS: the right image in each reply, and every fault followed by a good answer.
 
 The model is tiny and random, but always the same: a second engine with its weights says what the
-node must answer about a picture.
+node must answer about an image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from robot import TINY, Robot, image_message, picture, reference_engine, wait_until
+from robot import TINY, Robot, image_message, make_image, reference_engine, wait_until
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -46,14 +46,14 @@ def robot(robot_of_module: Robot) -> Robot:
 
 
 @pytest.fixture(autouse=True)
-def _a_picture_on_the_first_camera(robot: Robot) -> None:
-    robot.show(image_message(picture(0), "front"), "front")
+def _an_image_on_the_first_camera(robot: Robot) -> None:
+    robot.show(image_message(make_image(0), "front"), "front")
 
 
 @pytest.fixture
 def busy(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The model is at work on a question about the rear camera until this is set."""
-    robot.show(image_message(picture(99), "rear"), "rear")
+    robot.show(image_message(make_image(99), "rear"), "rear")
     release, began = threading.Event(), threading.Event()
     see = SceneEngine.see
 
@@ -89,19 +89,19 @@ def compressed_message(pixels: np.ndarray, cut: int | None = None) -> Compressed
 def assert_good_answer(robot: Robot) -> None:
     reply = robot.ask(camera="front")
     assert (reply.status, reply.message) == (Reply.OK, "")
-    assert reply.answer == expected(picture(0))
+    assert reply.answer == expected(make_image(0))
 
 
 def nanoseconds(stamp: Any) -> int:
     return stamp.sec * 10**9 + stamp.nanosec
 
 
-def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -> None:
-    """Two cameras by turns, a new picture each time."""
+def test_the_answer_is_about_the_image_whose_header_it_carries(robot: Robot) -> None:
+    """Two cameras by turns, a new image each time."""
     answers = []
     for number in range(1, 7):
         for camera in ("front", "rear"):
-            pixels = picture(number if camera == "front" else 100 + number)
+            pixels = make_image(number if camera == "front" else 100 + number)
             shown = robot.show(image_message(pixels, f"{camera}_optical"), camera)
             reply = robot.ask(camera=camera)
             assert (reply.status, reply.message) == (Reply.OK, "")
@@ -109,11 +109,11 @@ def test_the_answer_is_about_the_picture_whose_header_it_carries(robot: Robot) -
             assert reply.header == shown.header
             assert reply.answer == expected(pixels)
             answers.append(reply.answer)
-    assert len(set(answers)) == len(answers), "the pictures are told apart"
+    assert len(set(answers)) == len(answers), "the images have different answers"
 
 
 def test_stats(robot: Robot) -> None:
-    taken = nanoseconds(robot.show(image_message(picture(20), "front"), "front").header.stamp)
+    taken = nanoseconds(robot.show(image_message(make_image(20), "front"), "front").header.stamp)
     asked = nanoseconds(robot.stamp())
     first = robot.ask()
     replied, second = nanoseconds(robot.stamp()), robot.ask()
@@ -122,7 +122,7 @@ def test_stats(robot: Robot) -> None:
     assert (stats.visual_tokens_kept, stats.visual_tokens_total) == (192, 576)
     assert 192 < stats.prompt_tokens < 330
     engine = reference_engine()
-    wanted = engine.ask(engine.see(picture(20)), QUESTION, max_new_tokens=LIMIT)
+    wanted = engine.ask(engine.see(make_image(20)), QUESTION, max_new_tokens=LIMIT)
     assert stats.answer_tokens == wanted.answer_tokens
     assert stats.encode_seconds > 0
     assert stats.select_seconds > 0
@@ -138,28 +138,28 @@ def test_stats(robot: Robot) -> None:
     assert second.stats.encode_seconds == second.stats.select_seconds == 0
 
 
-def test_a_scene_is_reused_for_its_picture_and_budget_alone(robot: Robot) -> None:
+def test_a_scene_is_reused_for_its_image_and_budget_alone(robot: Robot) -> None:
     def reused(**fields: Any) -> bool:
         reply = robot.ask(**fields)
         assert reply.status == Reply.OK
         return reply.stats.scene_reused
 
-    robot.show(image_message(picture(30), "front"), "front")
+    robot.show(image_message(make_image(30), "front"), "front")
     assert not reused()
     assert reused(question="another question")
     assert not reused(visual_tokens=16)
     assert reused(visual_tokens=16)
-    robot.show(image_message(picture(31), "rear"), "rear")
+    robot.show(image_message(make_image(31), "rear"), "rear")
     assert not reused(camera="rear", visual_tokens=16)
     assert reused(visual_tokens=16), "another camera does not touch it"
-    robot.show(image_message(picture(30), "front"), "front")
-    assert not reused(visual_tokens=16), "the same pixels in a new message are a new picture"
+    robot.show(image_message(make_image(30), "front"), "front")
+    assert not reused(visual_tokens=16), "the same pixels in a new message are a new image"
 
 
 def test_visual_tokens_of_the_request(robot: Robot) -> None:
     reply = robot.ask(visual_tokens=16)
     assert reply.stats.visual_tokens_kept == 16
-    assert reply.answer == expected(picture(0), tokens=16)
+    assert reply.answer == expected(make_image(0), tokens=16)
     assert robot.ask(visual_tokens=65535).stats.visual_tokens_kept == 432, "all but padding"
 
 
@@ -178,8 +178,8 @@ def test_max_new_tokens_of_the_request(robot: Robot) -> None:
     assert reply.finish_reason == "length"
 
 
-def test_compressed_pictures(robot: Robot) -> None:
-    shown = robot.show(compressed_message(picture(40)), "files")
+def test_compressed_images(robot: Robot) -> None:
+    shown = robot.show(compressed_message(make_image(40)), "files")
     reply = robot.ask(camera="files")
     assert (reply.status, reply.message) == (Reply.OK, "")
     assert reply.header == shown.header
@@ -243,36 +243,36 @@ def huge(message: Any) -> None:
         (huge, "max_image_pixels"),
     ],
 )
-def test_faults_of_pictures(robot: Robot, spoil: Callable[[Any], None], named: str) -> None:
-    message = image_message(picture(0), "front")
+def test_faults_of_images(robot: Robot, spoil: Callable[[Any], None], named: str) -> None:
+    message = image_message(make_image(0), "front")
     spoil(message)
     robot.show(message, "front")
     reply = robot.ask(camera="front")
     assert reply.status == Reply.NO_IMAGE, reply
     assert "'front' cannot be read" in reply.message
     assert named in reply.message
-    robot.show(image_message(picture(0), "front"), "front")
+    robot.show(image_message(make_image(0), "front"), "front")
     assert_good_answer(robot)
 
 
 def test_truncated_jpeg(robot: Robot) -> None:
-    robot.show(compressed_message(picture(41), cut=-20), "files")
+    robot.show(compressed_message(make_image(41), cut=-20), "files")
     reply = robot.ask(camera="files")
     assert reply.status == Reply.NO_IMAGE
     assert "truncated JPEG" in reply.message
     assert_good_answer(robot)
 
 
-def test_not_before_waits_for_a_newer_picture(robot: Robot) -> None:
+def test_not_before_waits_for_a_newer_image(robot: Robot) -> None:
     future = robot.send(camera="front", not_before=robot.stamp())
     other = robot.ask(camera="rear") if robot.cameras["rear"].latest else None
     assert other is None or other.status == Reply.OK, "others go on meanwhile"
     assert not future.done()
-    shown = robot.show(image_message(picture(50), "front"), "front")
+    shown = robot.show(image_message(make_image(50), "front"), "front")
     reply = robot.result(future)
     assert reply.status == Reply.OK
     assert reply.header == shown.header
-    assert reply.answer == expected(picture(50))
+    assert reply.answer == expected(make_image(50))
 
 
 def test_not_before_in_vain(robot: Robot) -> None:
@@ -293,7 +293,7 @@ def test_timeout_while_the_model_is_busy(robot: Robot, busy: threading.Event) ->
 
 
 def test_timeout_within_an_answer(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine is stopped between two tokens, and what it had said is in the reply."""
+    """The engine is stopped between two tokens, and what it had written is in the reply."""
     ask = SceneEngine.ask
 
     def slow(engine: SceneEngine, *args: Any, **options: Any) -> Any:
@@ -345,7 +345,7 @@ def test_a_failing_engine(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    robot.show(image_message(picture(0), "front"), "front")
+    robot.show(image_message(make_image(0), "front"), "front")
     monkeypatch.setattr(SceneEngine, stage, fail)
     reply = robot.ask()
     assert reply.status == Reply.ERROR
@@ -364,7 +364,7 @@ def test_the_model_works_on_its_own_thread(robot: Robot, monkeypatch: pytest.Mon
             return inner(*args, **options)
 
         monkeypatch.setattr(SceneEngine, stage, recorded)
-    robot.show(image_message(picture(60), "front"), "front")
+    robot.show(image_message(make_image(60), "front"), "front")
     assert robot.ask().status == Reply.OK
     assert robot.ask(choices=["yes", "no"]).status == Reply.OK
     inference = robot.worker
@@ -374,13 +374,13 @@ def test_the_model_works_on_its_own_thread(robot: Robot, monkeypatch: pytest.Mon
 
 
 def test_requests_are_answered_while_the_model_is_busy(robot: Robot, busy: threading.Event) -> None:
-    """The executor is free: it refuses, takes pictures, and serves parameters meanwhile."""
+    """The executor is free: it refuses, takes images, and serves parameters meanwhile."""
     assert robot.ask(question="").status == Reply.BAD_REQUEST
-    shown = robot.show(image_message(picture(70), "front"), "front")
+    shown = robot.show(image_message(make_image(70), "front"), "front")
     assert robot.cameras["front"].latest.message.header == shown.header
     future = robot.send(camera="front")
     busy.set()
-    assert robot.result(future).header == shown.header, "the newest picture when its turn came"
+    assert robot.result(future).header == shown.header, "the newest image when its turn came"
 
 
 def test_requests_leave_nothing_behind(robot: Robot) -> None:

@@ -16,7 +16,7 @@ MINUTES = float(os.environ.get("SOAK_MINUTES", "0.2"))
 
 
 @pytest.mark.timeout(400 + 60 * MINUTES)
-def test_every_request_ends_and_is_about_the_right_picture(ros_domain: int, tmp_path: Path) -> None:
+def test_every_request_ends_and_is_about_the_right_image(ros_domain: int, tmp_path: Path) -> None:
     out = tmp_path / "soak"
     short = ("--fault-every", "3", "--width", "640", "--height", "480", "--rate", "10")
     options = short if MINUTES < 1 else ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts and descriptions over DDS: what is asked, what is told, and what is not done again."""
+"""Facts and descriptions over DDS: what is asked, what is published, and what is not done again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from robot import Robot, image_message, picture, reference_engine, wait_until
+from robot import Robot, image_message, make_image, reference_engine, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
@@ -42,8 +42,8 @@ def set_parameters(robot: Robot, **values: Any) -> list:
     return robot.node.set_parameters([Parameter(name, value=v) for name, v in values.items()])
 
 
-def pictures_seen(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> list:
-    """The pictures that the node's engine looks at from now on."""
+def images_seen(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> list:
+    """The images that the node's engine looks at from now on."""
     seen: list = []
     see = SceneEngine.see
 
@@ -57,16 +57,16 @@ def pictures_seen(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def likeliest(number: int, question: str, choices: list[str]) -> tuple[str, list[float]]:
-    """What the model says about a picture."""
+    """What the model says about an image."""
     engine = reference_engine()
-    answer = engine.choose(engine.see(picture(number)), question, choices)
+    answer = engine.choose(engine.see(make_image(number)), question, choices)
     return answer.text, list(answer.probabilities)
 
 
-def shown_and_told(robot: Robot, got: list, number: int, camera: str = "front") -> Any:
-    """Show a picture until it is described; its description."""
-    shown = robot.show(image_message(picture(number), camera), camera)
-    found = wait_until(lambda: [said for said in got if said.header == shown.header])
+def shown_and_described(robot: Robot, got: list, number: int, camera: str = "front") -> Any:
+    """Show an image until it is described; its description."""
+    shown = robot.show(image_message(make_image(number), camera), camera)
+    found = wait_until(lambda: [one for one in got if one.header == shown.header])
     return found[0]
 
 
@@ -74,24 +74,26 @@ def test_facts_are_asked_on_the_scene_that_is_described(
     robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.start(description_period=0.05, max_new_tokens=4, fact_frames=1, **FACTS)
-    seen = pictures_seen(robot, monkeypatch)
+    seen = images_seen(robot, monkeypatch)
     got = listen(robot, SceneDescription, "scene_description")
     changes = listen(robot, FactChanged, "fact_changed", LATCHED)
     wait_until(lambda: robot.other.count_publishers("/scene_description"))
-    said = shown_and_told(robot, got, 1)
-    assert [fact.name for fact in said.facts] == ["path", "colour"], "not those of the other camera"
-    path, colour = said.facts
+    described = shown_and_described(robot, got, 1)
+    assert [fact.name for fact in described.facts] == ["path", "colour"], (
+        "not those of the other camera"
+    )
+    path, colour = described.facts
     assert (path.question, path.choices) == ("is the path clear?", ["yes", "no"])
-    for fact in said.facts:
-        value, chances = likeliest(1, fact.question, list(fact.choices))
+    for fact in described.facts:
+        value, probabilities = likeliest(1, fact.question, list(fact.choices))
         assert fact.value == value
-        assert list(fact.probabilities) == pytest.approx(chances, abs=1e-4)
+        assert list(fact.probabilities) == pytest.approx(probabilities, abs=1e-4)
         assert not fact.changed
     assert colour.choices == COLOURS
-    assert said.text
-    assert not said.stats.scene_reused, "the description's own look"
-    assert said.stats.encode_seconds > 0
-    assert len(seen) == len(got), "facts and description of a picture cost one encoding"
+    assert described.text
+    assert not described.stats.scene_reused, "the description's own look"
+    assert described.stats.encode_seconds > 0
+    assert len(seen) == len(got), "facts and description of an image cost one encoding"
     wait_until(lambda: len(changes) >= 2)
     assert [(one.fact.name, one.previous, one.fact.changed) for one in changes[:2]] == [
         ("path", "", False),
@@ -100,19 +102,19 @@ def test_facts_are_asked_on_the_scene_that_is_described(
 
     numbers = range(2, 60)
     other = next(n for n in numbers if likeliest(n, colour.question, COLOURS)[0] != colour.value)
-    told = len(changes)
-    said = shown_and_told(robot, got, other)
-    now = next(fact for fact in said.facts if fact.name == "colour")
+    before = len(changes)
+    described = shown_and_described(robot, got, other)
+    now = next(fact for fact in described.facts if fact.name == "colour")
     assert now.changed
     assert now.value == likeliest(other, colour.question, COLOURS)[0]
-    change = wait_until(lambda: [c for c in changes[told:] if c.fact.name == "colour"])[0]
+    change = wait_until(lambda: [c for c in changes[before:] if c.fact.name == "colour"])[0]
     assert (change.previous, change.fact.value) == (colour.value, now.value)
-    assert change.header == said.header
+    assert change.header == described.header
     assert change.camera == "front"
 
     late = listen(robot, FactChanged, "fact_changed", LATCHED)
     wait_until(lambda: len(late) >= len(changes))
-    rear = shown_and_told(robot, got, 3, "rear")
+    rear = shown_and_described(robot, got, 3, "rear")
     assert [fact.name for fact in rear.facts] == ["behind"]
 
 
@@ -120,13 +122,13 @@ def test_facts_change_live(robot: Robot) -> None:
     robot.start(description_period=0.05, max_new_tokens=2)
     got = listen(robot, SceneDescription, "scene_description")
     wait_until(lambda: robot.other.count_publishers("/scene_description"))
-    assert list(shown_and_told(robot, got, 1, "camera").facts) == []
+    assert list(shown_and_described(robot, got, 1, "camera").facts) == []
     (done,) = set_parameters(robot, facts=["door"])
     assert done.successful
     assert not robot.node.settings.facts, "it has no question yet"
     (done,) = set_parameters(robot, **{"fact.door.question": "is the door open?"})
     assert done.successful
-    (fact,) = shown_and_told(robot, got, 2, "camera").facts
+    (fact,) = shown_and_described(robot, got, 2, "camera").facts
     assert (fact.name, fact.question) == ("door", "is the door open?")
     for name, value, named in [
         ("facts", ["1st"], "begins with a letter"),
@@ -140,13 +142,13 @@ def test_facts_change_live(robot: Robot) -> None:
         assert named in done.reason
     (done,) = robot.node.set_parameters([Parameter("facts", Parameter.Type.STRING_ARRAY, [])])
     assert done.successful
-    assert list(shown_and_told(robot, got, 3, "camera").facts) == []
+    assert list(shown_and_described(robot, got, 3, "camera").facts) == []
 
 
 def test_facts_are_asked_under_a_steady_load_of_questions(robot: Robot) -> None:
     """Again and again, and not once only: the words that wait behind the questions are left out."""
     robot.start(description_period=0.05, max_new_tokens=4, change_threshold=0.0, **FACTS)
-    robot.show(image_message(picture(0), "front"), "front")
+    robot.show(image_message(make_image(0), "front"), "front")
     made, choose_many = [], SceneEngine.choose_many
 
     def counted(engine: SceneEngine, scene: Any, asked: Any) -> Any:
@@ -174,12 +176,12 @@ def test_facts_are_asked_under_a_steady_load_of_questions(robot: Robot) -> None:
 
 
 def _stamped(robot: Robot, number: int) -> Any:
-    message = image_message(picture(number), "front")
+    message = image_message(make_image(number), "front")
     message.header.stamp = robot.stamp()
     return message
 
 
-def test_a_picture_without_news_is_not_described_again(
+def test_an_image_without_news_is_not_described_again(
     robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.start(
@@ -188,32 +190,32 @@ def test_a_picture_without_news_is_not_described_again(
         facts=["path"],
         **{"fact.path.question": "is the path clear?"},
     )
-    seen = pictures_seen(robot, monkeypatch)
+    seen = images_seen(robot, monkeypatch)
     got = listen(robot, SceneDescription, "scene_description")
     wait_until(lambda: robot.other.count_publishers("/scene_description"))
-    pixels = picture(1)
+    pixels = make_image(1)
     first = robot.show(image_message(pixels))
     wait_until(lambda: got)
     made = len(seen)
-    told = len(got)
+    before = len(got)
     noise = np.random.default_rng(0).normal(0, 2, pixels.shape)
     noisy = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     second = robot.show(image_message(noisy))
-    again = wait_until(lambda: got[told:])[0]
+    again = wait_until(lambda: got[before:])[0]
     assert len(seen) == made, "nothing was computed"
     assert again.text == got[0].text
     assert again.stats.scene_reused
     assert again.stats.encode_seconds == again.stats.decode_seconds == 0
-    assert again.header == first.header, "the picture that the words are about"
+    assert again.header == first.header, "the image that the words are about"
     assert [fact.value for fact in again.facts] == [fact.value for fact in got[0].facts]
     wait_until(lambda: robot.node.health.snapshot().repeated >= 1)
-    assert robot.ask().header == second.header, "a question always gets the newest picture"
+    assert robot.ask().header == second.header, "a question always gets the newest image"
 
     small = noisy.copy()
-    small[:6, :6] = 255 - small[:6, :6]  # under 1 % of the picture
+    small[:6, :6] = 255 - small[:6, :6]  # under 1 % of the image
     third = robot.show(image_message(small))
-    said = wait_until(lambda: [one for one in got if one.header == third.header])[0]
-    assert not said.stats.scene_reused
+    described = wait_until(lambda: [one for one in got if one.header == third.header])[0]
+    assert not described.stats.scene_reused
     set_parameters(robot, change_threshold=0.0)
     fourth = robot.show(image_message(small))
     wait_until(lambda: [one for one in got if one.header == fourth.header])
@@ -224,19 +226,19 @@ def test_another_system_prompt_is_news_and_heard(robot: Robot) -> None:
     robot.start(description_period=0.05, max_new_tokens=8)
     got = listen(robot, SceneDescription, "scene_description")
     wait_until(lambda: robot.other.count_publishers("/scene_description"))
-    plain = shown_and_told(robot, got, 1, "camera")
+    plain = shown_and_described(robot, got, 1, "camera")
     length = robot.ask().stats.prompt_tokens
     (done,) = set_parameters(robot, system_prompt="be brief and kind.")
     assert done.successful
     wait_until(lambda: robot.worker.info.system_prompt)
-    said = shown_and_told(robot, got, 1, "camera")
-    assert not said.stats.scene_reused, "words after another prompt are other words"
-    assert said.stats.prompt_tokens > plain.stats.prompt_tokens
+    described = shown_and_described(robot, got, 1, "camera")
+    assert not described.stats.scene_reused, "words after another prompt are other words"
+    assert described.stats.prompt_tokens > plain.stats.prompt_tokens
     assert robot.ask().stats.prompt_tokens == length + (
-        said.stats.prompt_tokens - plain.stats.prompt_tokens
+        described.stats.prompt_tokens - plain.stats.prompt_tokens
     )
     (done,) = set_parameters(robot, system_prompt="kind " * 20_000)
-    assert done.successful, "only the model can tell how much room it has"
+    assert done.successful, "only the model has the length of its context"
     wait_until(lambda: robot.node.settings.system_prompt == "be brief and kind.")
     assert robot.ask().status == AskScene.Response.OK
 
@@ -245,16 +247,18 @@ def test_other_settings_are_news(robot: Robot) -> None:
     robot.start(description_period=0.05, max_new_tokens=4)
     got = listen(robot, SceneDescription, "scene_description")
     wait_until(lambda: robot.other.count_publishers("/scene_description"))
-    robot.show(image_message(picture(1)))
+    robot.show(image_message(make_image(1)))
     wait_until(lambda: got)
     for name, value in [("visual_tokens", 16), ("max_new_tokens", 5), ("selector", "grid")]:
         (done,) = set_parameters(robot, **{name: value})
         assert done.successful, done.reason
         assert robot.ask().status == AskScene.Response.OK, "the engine has followed"
-        shown = robot.show(image_message(picture(1)))
-        said = wait_until(lambda shown=shown: [one for one in got if one.header == shown.header])
-        assert said[0].stats.visual_tokens_kept in (192, 16)
-    assert said[0].stats.selector == "grid"
+        shown = robot.show(image_message(make_image(1)))
+        described = wait_until(
+            lambda shown=shown: [one for one in got if one.header == shown.header]
+        )
+        assert described[0].stats.visual_tokens_kept in (192, 16)
+    assert described[0].stats.selector == "grid"
 
 
 @pytest.mark.parametrize("size", [(48, 64), (480, 640), (1080, 1920), (3, 5)])
@@ -267,9 +271,9 @@ def test_thumbnails_of_any_size(size: tuple[int, int]) -> None:
 
 def test_noise_is_no_news_and_a_small_thing_is() -> None:
     rng = np.random.default_rng(0)
-    before = np.kron(picture(1), np.ones((10, 10, 1), np.uint8))
+    before = np.kron(make_image(1), np.ones((10, 10, 1), np.uint8))
     noisy = np.clip(before + rng.normal(0, 6, before.shape), 0, 255).astype(np.uint8)
     assert difference(thumbnail(before), thumbnail(noisy)) < 0.01
     after = noisy.copy()
-    after[200:240, 300:340] = 255 - after[200:240, 300:340]  # 0.5 % of the picture
+    after[200:240, 300:340] = 255 - after[200:240, 300:340]  # 0.5 % of the image
     assert difference(thumbnail(before), thumbnail(after)) > 0.05

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three cameras and four clients at once: every request ends, and about the right picture.
+"""Three cameras and four clients at once: every request ends, and about the right image.
 
-Each picture says in its pixels which camera took it and when: the engine is watched, and what it
+Each image says in its pixels which camera took it and when: the engine is watched, and what it
 saw must be what the reply's header names. `make soak` does the same for longer, with faults.
 """
 
@@ -96,10 +96,10 @@ def test_three_cameras_and_four_clients(robot: Robot, monkeypatch: pytest.Monkey
         return scene
 
     def asked(engine: SceneEngine, scene: Any, question: str, **options: Any) -> Any:
-        """The question names its camera: the scene must be of that camera's picture."""
+        """The question names its camera: the scene must be of that camera's image."""
         for name, shade in SHADES.items():
             if question.startswith(name) and abs(shades[id(scene)] - shade) > 3:
-                wrong.append(f"{question}: the picture's shade is {shades[id(scene)]}")
+                wrong.append(f"{question}: the image's shade is {shades[id(scene)]}")
         return ask(engine, scene, question, **options)
 
     monkeypatch.setattr(SceneEngine, "see", seen)
@@ -113,7 +113,7 @@ def test_three_cameras_and_four_clients(robot: Robot, monkeypatch: pytest.Monkey
             if reply.header.frame_id != fields["camera"] or reply.camera != fields["camera"]:
                 wrong.append(f"{kind}: asked {fields['camera']}, got {reply.header.frame_id}")
             if "not_before" in fields and nanoseconds(reply.header.stamp) < sent:
-                wrong.append(f"{kind}: a picture from before")
+                wrong.append(f"{kind}: an image from before")
         elif not reply.message:
             wrong.append(f"{kind}: status {reply.status} without a sentence")
 
@@ -168,5 +168,5 @@ def test_three_cameras_and_four_clients(robot: Robot, monkeypatch: pytest.Monkey
     assert set(counts["cancel"]) <= {Reply.OK, Reply.CANCELED}
     assert set(counts["late"]) <= {Reply.OK, Reply.TIMEOUT, Reply.STALE_IMAGE}
     assert robot.node.health.snapshot().waiting == 0
-    told = Counter(robot.node.health.snapshot().by_status)
-    assert sum(told.values()) == len(ends) + 1, "every request was counted, and none twice"
+    counted = Counter(robot.node.health.snapshot().by_status)
+    assert sum(counted.values()) == len(ends) + 1, "every request was counted, and none twice"

@@ -13,9 +13,10 @@ import svd_vlm_ros
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What an import is called where package.xml has another name for it.
+# What an import is called if package.xml has another name for it.
 ROSDEP_KEYS = {
     "PIL": "python3-pil",
+    "jinja2": "python3-jinja2",
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
     "rich": "python3-rich",

@@ -16,7 +16,7 @@ from svd_vlm_ros.planning.shapes import find_llava, llava_from_config
 
 
 def unit(printed: str) -> float:
-    """One unit of the last digit that says something: zeros that fill up a column do not."""
+    """One unit of the last digit that is significant: zeros that fill up a column are not."""
     digits = printed.partition(".")[2].rstrip("0")
     return 10.0 ** -len(digits)
 
@@ -132,6 +132,6 @@ def test_the_command():
     assert record["rows"][1]["true"]["total"] == pytest.approx(0.61e12, rel=0.01)
     shown = CliRunner().invoke(app, ["flops", "--model", "scout"]).stdout
     assert "As the paper counts" in shown
-    assert "Truly" in shown
+    assert "As computed" in shown
     assert CliRunner().invoke(app, ["flops", "--visual-tokens", "many"]).exit_code == 2
     assert CliRunner().invoke(app, ["flops", "--model", "gpt"]).exit_code == 1

@@ -14,7 +14,7 @@ from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.devices import DEVICES, find_device
 from svd_vlm_ros.planning.memory import PRECISIONS, Floats, weight_parts
-from svd_vlm_ros.planning.plan import Wish, make_plan, matrix
+from svd_vlm_ros.planning.plan import Deployment, make_plan, matrix
 from svd_vlm_ros.planning.published import EAGER, ENGINE, MEASUREMENTS
 from svd_vlm_ros.planning.roofline import check, software
 from svd_vlm_ros.planning.shapes import find_llava
@@ -88,15 +88,15 @@ def test_weights_are_those_that_are_loaded(precision):
     ],
 )
 def test_what_fits(device, precision, tokens, fits):
-    plan = make_plan(Wish(device, precision, tokens))
+    plan = make_plan(Deployment(device, precision, tokens))
     assert plan.fits == fits
     assert plan.needed_bytes == sum(part.bytes for part in plan.parts)
     assert (plan.limit == "memory") == (fits == "no")
 
 
 def test_fewer_tokens_and_fewer_bits_are_never_slower():
-    plans = matrix(Wish("orin-nx-16"))
-    times = {(p.device.key, p.wish.precision, p.wish.visual_tokens): p for p in plans}
+    plans = matrix(Deployment("orin-nx-16"))
+    times = {(p.device.key, p.deployment.precision, p.deployment.visual_tokens): p for p in plans}
     for (device, precision, tokens), plan in times.items():
         fewer = times.get((device, precision, {576: 192, 192: 64, 64: 16}.get(tokens, 0)))
         if fewer:
@@ -110,7 +110,7 @@ def test_fewer_tokens_and_fewer_bits_are_never_slower():
 
 
 def test_cameras_cost_time_and_memory():
-    one, three = (make_plan(Wish("orin-nx-16", "int4", 64, cameras=n)) for n in (1, 3))
+    one, three = (make_plan(Deployment("orin-nx-16", "int4", 64, cameras=n)) for n in (1, 3))
     assert three.camera_period == pytest.approx(3 * one.camera_period)
     assert three.needed_bytes - one.needed_bytes == 2 * (64 + 50) * 524_288
     assert one.answer == pytest.approx(one.first_token + 15 * one.token)
@@ -119,7 +119,7 @@ def test_cameras_cost_time_and_memory():
 def test_unpacked_nf4_puts_a_floor_under_reading():
     """About 150 ms on AGX Orin, whatever is pruned; int8 has none."""
     floor = {
-        p: make_plan(Wish("agx-orin-64", p, 1, text_tokens=5, software=EAGER)).prefill
+        p: make_plan(Deployment("agx-orin-64", p, 1, text_tokens=5, software=EAGER)).prefill
         - 32 * software(EAGER).launch
         for p in ("int4", "int8")
     }
@@ -128,22 +128,22 @@ def test_unpacked_nf4_puts_a_floor_under_reading():
 
 
 @pytest.mark.parametrize(
-    ("wish", "told"),
+    ("wanted", "advice"),
     [
-        (Wish("orin-nano-8", "int4", 64), "The power mode Super"),
-        (Wish("orin-nx-16-super", "int4", 576), "Keeping"),
-        (Wish("orin-nx-16", "fp16", 16), "Quantizing to int8 makes it fit"),
-        (Wish("orin-nano-8", "int4", 64, desktop=True), "without a desktop"),
-        (Wish("orin-nano-4", "int4", 16), "The module Orin Nano 8 GB makes it fit"),
-        (Wish("thor-t5000", "int4", 16), "Nothing in the table"),
+        (Deployment("orin-nano-8", "int4", 64), "The power mode Super"),
+        (Deployment("orin-nx-16-super", "int4", 576), "Keeping"),
+        (Deployment("orin-nx-16", "fp16", 16), "Quantizing to int8 makes it fit"),
+        (Deployment("orin-nano-8", "int4", 64, desktop=True), "without a desktop"),
+        (Deployment("orin-nano-4", "int4", 16), "The module Orin Nano 8 GB makes it fit"),
+        (Deployment("thor-t5000", "int4", 16), "Nothing in the table"),
     ],
 )
-def test_advice_is_the_cheapest_that_helps(wish, told):
-    assert told.lower() in make_plan(wish).advice.lower()
+def test_advice_is_the_cheapest_that_helps(wanted, advice):
+    assert advice.lower() in make_plan(wanted).advice.lower()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({"device": "tx2"}, "There is no device 'tx2': take one of agx-orin-64, "),
         ({"precision": "int2"}, "There is no precision 'int2': take one of fp32, "),
@@ -153,9 +153,9 @@ def test_advice_is_the_cheapest_that_helps(wish, told):
         ({"cameras": 0}, "cameras must be 1 or more"),
     ],
 )
-def test_a_mistake_is_one_sentence_with_the_choices(changes, told):
-    with pytest.raises(UserError, match=told):
-        make_plan(dataclasses.replace(Wish("orin-nx-16"), **changes))
+def test_a_mistake_is_one_sentence_with_the_choices(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_plan(dataclasses.replace(Deployment("orin-nx-16"), **changes))
 
 
 def test_devices_may_be_written_otherwise():
@@ -187,8 +187,8 @@ def test_the_command():
 def test_planning_imports_no_torch():
     code = (
         "import sys\n"
-        "from svd_vlm_ros.planning.plan import Wish, matrix\n"
-        "assert len(matrix(Wish('orin-nx-16'))) > 100\n"
+        "from svd_vlm_ros.planning.plan import Deployment, matrix\n"
+        "assert len(matrix(Deployment('orin-nx-16'))) > 100\n"
         "ours = {m for m in sys.modules if m.startswith('svd_vlm_ros.')}\n"
         "others = {m for m in ours if 'planning' not in m and m != 'svd_vlm_ros.errors'}\n"
         "assert not others, others\n"

@@ -20,7 +20,7 @@ from svd_vlm_ros.scout.labels import (
 from svd_vlm_ros.scout.render import object_map
 from svd_vlm_ros.scout.training.asked import IGNORED, Writer, choose_questions, collate_asked
 from svd_vlm_ros.scout.training.common import Run, train
-from svd_vlm_ros.scout.training.join import AskedPictures, accuracy, collate
+from svd_vlm_ros.scout.training.join import AskedImages, accuracy, collate
 from svd_vlm_ros.scout.training.language import Oracle, forward_asked, one_each, random_subset
 from svd_vlm_ros.scout.training.vision import sparse_choice, tower_features
 from svd_vlm_ros.scout.world import COLORS, KINDS, sample_scene
@@ -129,7 +129,7 @@ def test_a_stage_resumes_from_its_checkpoint(tmp_path):
 def test_accuracy_counts_whole_answers():
     torch.manual_seed(0)
     model = build().eval()
-    stream = iter(AskedPictures(5))
+    stream = iter(AskedImages(5))
     batch = collate([next(stream) for _ in range(2)])
     found = accuracy(model, [batch], Writer().prefix, torch.device("cpu"))
     assert found["all"] < 0.2, "random weights answer nothing"

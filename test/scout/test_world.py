@@ -58,13 +58,13 @@ def test_half_of_the_paths_are_clear_and_everything_occurs():
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_a_picture_is_a_function_of_its_scene(seed):
+def test_an_image_is_a_function_of_its_scene(seed):
     scene = sample_scene(seed)
-    picture = render(scene)
-    assert picture.shape == (SIZE, SIZE, 3)
-    assert picture.dtype == np.uint8
-    assert np.array_equal(picture, render(scene))
-    assert not np.array_equal(picture, render(sample_scene(seed + 1)))
+    image = render(scene)
+    assert image.shape == (SIZE, SIZE, 3)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, render(scene))
+    assert not np.array_equal(image, render(sample_scene(seed + 1)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,7 +96,7 @@ def test_seeds_of_training_evaluation_and_drive_are_apart():
     assert HELD_OUT_SEEDS.stop <= FIRST_SEED
 
 
-def test_the_drive_brings_objects_nearer_and_no_picture_twice():
+def test_the_drive_brings_objects_nearer_and_no_image_twice():
     times = np.arange(0, STRETCH, 0.5)
     scenes = [drive(float(t), seed=3) for t in times]
     for thing in range(len(scenes[0].objects)):
@@ -106,6 +106,6 @@ def test_the_drive_brings_objects_nearer_and_no_picture_twice():
         assert scales == sorted(scales)
     assert drive(1.0) != drive(STRETCH + 1.0)
     assert truth(drive(2.0))["objects"] == truth(drive(2.0 + LENGTH))["objects"]
-    pictures = [render(drive(t)) for t in (0.0, 0.033, 0.067)]
-    assert not np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[1], pictures[2])
+    images = [render(drive(t)) for t in (0.0, 0.033, 0.067)]
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[1], images[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with all that any selector may ask for: random, small, the same for the same seed."""
+"""Images with all that any selector may ask for: random, small, the same for the same seed."""
 
 from dataclasses import replace
 
@@ -31,13 +31,13 @@ def _layers():
 
 @pytest.fixture(scope="session")
 def layers():
-    """The encoder of `picture`."""
+    """The encoder of `make_features`."""
     return _layers()
 
 
 @pytest.fixture(scope="session")
-def picture(layers):
-    """A function that makes a picture: picture(seed=0, grid=(6, 8), width=16, valid=None)."""
+def make_features(layers):
+    """Makes the features of an image: make_features(seed=0, grid=(6, 8), width=16, valid=None)."""
 
     def unit(*shape, generator):
         rows = torch.randn(*shape, generator=generator)
@@ -70,7 +70,7 @@ def picture(layers):
 
 @pytest.fixture(scope="session")
 def reordered():
-    """A function that gives a picture's patches another order, or takes some of them only."""
+    """A function that gives an image's patches another order, or takes some of them only."""
 
     def make(features, order):
         rows = {name: getattr(features, name)[order] for name in ("patches", "keys", "projected")}

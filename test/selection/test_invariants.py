@@ -50,11 +50,11 @@ def kept(name, features, budget):
 @pytest.mark.parametrize("name", EQUIVARIANT)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), budget=st.integers(1, 15))
-def test_permuted_patches_give_the_permuted_selection(name, picture, reordered, seed, budget):
-    features = picture(seed)
+def test_permuted_patches_give_the_permuted_selection(name, make_features, reordered, seed, budget):
+    features = make_features(seed)
     order = torch.randperm(48, generator=torch.Generator().manual_seed(seed))
     if name == "divprune":
-        # Its first patch is one of two where the loneliest have each other as nearest neighbours.
+        # Its first patch is one of two if the loneliest have each other as nearest neighbours.
         rows = torch.nn.functional.normalize(features.projected.double(), dim=1)
         nearest = (rows @ rows.T).fill_diagonal_(-1.0).amax(dim=1).sort().values
         assume(float(nearest[1] - nearest[0]) > 1e-9)
@@ -65,43 +65,41 @@ def test_permuted_patches_give_the_permuted_selection(name, picture, reordered, 
 @pytest.mark.parametrize("name", OF_PATCHES)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), budget=st.integers(1, 30))
-def test_padding_is_as_if_it_were_not_there(name, picture, reordered, seed, budget):
+def test_padding_is_as_if_it_were_not_there(name, make_features, reordered, seed, budget):
     valid = torch.rand(48, generator=torch.Generator().manual_seed(seed)) > 0.4
     valid[0] = True
     places = valid.nonzero().flatten()
-    whole = picture(seed)
+    whole = make_features(seed)
     alone = reordered(whole, places)
     loud = replace(whole, valid=valid, patches=torch.where(valid[:, None], whole.patches, 1e3))
     assert kept(name, loud, budget) == places[kept(name, alone, budget)].tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in selector_names("before") if name != "none"])
-def test_a_picture_among_others_keeps_what_it_keeps_alone(name, picture):
-    pictures = [picture(seed) for seed in range(4)]
-    alone = [kept(name, features, 7) for features in pictures]
-    # Four pictures in one tensor, looked at in another order, each a view of it.
+def test_an_image_among_others_keeps_what_it_keeps_alone(name, make_features):
+    images = [make_features(seed) for seed in range(4)]
+    alone = [kept(name, features, 7) for features in images]
+    # Four images in one tensor, looked at in another order, each a view of it.
     batch = {
-        field: torch.stack([getattr(features, field) for features in pictures], dim=1)
+        field: torch.stack([getattr(features, field) for features in images], dim=1)
         for field in ("patches", "keys", "projected")
     }
     for number in (2, 0, 3, 1):
-        view = replace(
-            pictures[number], **{field: rows[:, number] for field, rows in batch.items()}
-        )
+        view = replace(images[number], **{field: rows[:, number] for field, rows in batch.items()})
         assert not view.patches.is_contiguous()
         assert kept(name, view, 7) == alone[number]
 
 
-def doubled(picture, reordered, count=24):
-    """A picture in which the patches 2i and 2i + 1 are the same."""
+def doubled(make_features, reordered, count=24):
+    """An image in which the patches 2i and 2i + 1 are the same."""
     order = torch.arange(count).repeat_interleave(2)
-    return reordered(picture(11), order)
+    return reordered(make_features(11), order)
 
 
 @pytest.mark.parametrize("name", [*ONE_OF_TWO, "hired", "trim", "mmtok"])
 @pytest.mark.parametrize("budget", [1, 5, 11])
-def test_of_equal_patches_the_lower_one_is_kept(name, budget, picture, reordered):
-    features = doubled(picture, reordered)
+def test_of_equal_patches_the_lower_one_is_kept(name, budget, make_features, reordered):
+    features = doubled(make_features, reordered)
     chosen = kept(name, features, budget)
     alone = [i for i in chosen if i ^ 1 not in chosen]
     assert all(i % 2 == 0 for i in alone)
@@ -110,8 +108,8 @@ def test_of_equal_patches_the_lower_one_is_kept(name, budget, picture, reordered
 
 
 @pytest.mark.parametrize("name", OF_PATCHES)
-def test_a_picture_of_one_colour_is_no_fault(name, picture):
-    features = picture(3)
+def test_an_image_of_one_colour_is_no_fault(name, make_features):
+    features = make_features(3)
     same = {field: torch.ones_like(getattr(features, field)) for field in ("patches", "keys")}
     flat = replace(features, **same, class_attention=torch.full((2, 48), 1 / 49))
     chosen = make_selector(name)(flat, Budget(9))
@@ -181,8 +179,8 @@ def scenes():
     with torch.inference_mode():
         question = loaded.model.model.language_model.embed_tokens(asked)
         for seed in HELD_OUT_SEEDS[:6]:
-            picture = preprocess(render(sample_scene(seed)), loaded.images, "pad")
-            seen.append(replace(tower(picture, needs), question=question))
+            prepared = preprocess(render(sample_scene(seed)), loaded.images, "pad")
+            seen.append(replace(tower(prepared, needs), question=question))
     return seen
 
 

@@ -2,7 +2,7 @@
 """Each method against a slow, plain reading of its rule, written out again here in loops.
 
 Nothing is shared with the package: lists of Python floats in, lists of patches (and of merged rows)
-out. Ties do not occur in random pictures; who wins them is tested in `test_invariants.py`.
+out. Ties do not occur in random images; who wins them is tested in `test_invariants.py`.
 """
 
 import math
@@ -62,16 +62,16 @@ cases = pytest.mark.parametrize(
 
 
 @cases
-def test_hired(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_hired(make_features, seed, budget):
+    features = make_features(seed, GRID)
     worth = looks(features)
     wanted = sorted(sorted(range(COUNT), key=lambda i: -worth[i])[:budget])
     assert kept("hired", features, budget).indices.tolist() == wanted
 
 
 @cases
-def test_visionzip(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_visionzip(make_features, seed, budget):
+    features = make_features(seed, GRID)
     chosen = kept("visionzip", features, budget)
     patches, keys, worth = rows(features.patches), rows(features.keys), looks(features)
     order = sorted(range(COUNT), key=lambda i: -worth[i])
@@ -106,8 +106,8 @@ def test_visionzip(picture, seed, budget):
 @pytest.mark.parametrize(
     ("budget", "dominant", "contextual"), [(64, 54, 10), (128, 108, 20), (192, 162, 30)]
 )
-def test_visionzip_splits_its_tokens_as_the_paper_does(picture, budget, dominant, contextual):
-    merge = kept("visionzip", picture(3, (24, 24)), budget).merge.to_dense()
+def test_visionzip_splits_its_tokens_as_the_paper_does(make_features, budget, dominant, contextual):
+    merge = kept("visionzip", make_features(3, (24, 24)), budget).merge.to_dense()
     several = int(((merge != 0).sum(dim=1) > 1).sum())
     assert several == contextual
     assert len(merge) - several == dominant
@@ -116,8 +116,8 @@ def test_visionzip_splits_its_tokens_as_the_paper_does(picture, budget, dominant
 
 @pytest.mark.parametrize("space", ["clip", "words"])
 @cases
-def test_trim(picture, seed, budget, space):
-    features = picture(seed, GRID, space=space)
+def test_trim(make_features, seed, budget, space):
+    features = make_features(seed, GRID, space=space)
     chosen = kept("trim", features, budget, relevance=space)
     patches, sign = rows(features.patches), -1 if space == "clip" else 1
     text, common = rows(features.image_text.text)[0], rows(features.image_text.patches)
@@ -135,8 +135,8 @@ def test_trim(picture, seed, budget, space):
 
 
 @cases
-def test_divprune(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_divprune(make_features, seed, budget):
+    features = make_features(seed, GRID)
     projected = rows(features.projected)
     far = [[1 - cos(a, b) for b in projected] for a in projected]
     everyone = range(COUNT)
@@ -156,8 +156,8 @@ def covering(budget, gain):
 
 
 @cases
-def test_scope(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_scope(make_features, seed, budget):
+    features = make_features(seed, GRID)
     patches, worth = rows(features.patches), looks(features)
     like = [[cos(a, b) for b in patches] for a in patches]
 
@@ -169,8 +169,8 @@ def test_scope(picture, seed, budget):
 
 
 @cases
-def test_mmtok(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_mmtok(make_features, seed, budget):
+    features = make_features(seed, GRID)
     patches, projected = rows(features.patches), rows(features.projected)
 
     def softmax(values, temperature):
@@ -188,8 +188,8 @@ def test_mmtok(picture, seed, budget):
 
 @pytest.mark.parametrize("space", ["clip", "words"])
 @pytest.mark.parametrize(("seed", "budget"), [(seed, b) for seed in SEEDS for b in (1, 2, 5, 12)])
-def test_cdpruner(picture, seed, budget, space):
-    features = picture(seed, GRID, space=space)
+def test_cdpruner(make_features, seed, budget, space):
+    features = make_features(seed, GRID, space=space)
     patches, sign = rows(features.patches), -1 if space == "clip" else 1
     text, common = rows(features.image_text.text)[0], rows(features.image_text.patches)
     worth = [sign * dot(p, text) for p in common]
@@ -208,8 +208,8 @@ def test_cdpruner(picture, seed, budget, space):
 
 
 @cases
-def test_vispruner(picture, seed, budget):
-    features = picture(seed, GRID)
+def test_vispruner(make_features, seed, budget):
+    features = make_features(seed, GRID)
     patches, worth = rows(features.patches), looks(features)
     important = sorted(range(COUNT), key=lambda i: -worth[i])[: budget // 2]
     left = [i for i in range(COUNT) if i not in important]
@@ -224,8 +224,8 @@ def test_vispruner(picture, seed, budget):
 
 @pytest.mark.parametrize("options", [{}, {"centre": True}, {"rank_energy": 0.5}])
 @cases
-def test_svd_pivoted(picture, seed, budget, options):
-    features = picture(seed, GRID)
+def test_svd_pivoted(make_features, seed, budget, options):
+    features = make_features(seed, GRID)
     full = features.patches.double().numpy()
     if options.get("centre"):
         full = full - full.mean(axis=0)
@@ -310,13 +310,13 @@ def tome_by_hand(features, budget):
 
 @pytest.mark.parametrize("budget", [1, 3, 8, 17, 23, 24])
 @pytest.mark.parametrize("padded", [False, True])
-def test_tome(picture, budget, padded):
+def test_tome(make_features, budget, padded):
     valid = None
     if padded:
         valid = torch.ones(GRID, dtype=torch.bool)
         valid[0], valid[3] = False, False
         valid = valid.flatten()
-    features = picture(4, GRID, valid=valid)
+    features = make_features(4, GRID, valid=valid)
     with torch.no_grad():
         wanted = tome_by_hand(features, budget)
         chosen = kept("tome", features, budget)
@@ -336,8 +336,8 @@ def test_tome(picture, budget, padded):
         assert float(row.sum()) == pytest.approx(1.0)
 
 
-def test_tome_gives_every_patch_the_row_of_its_token(picture):
-    features = picture(5, GRID)
+def test_tome_gives_every_patch_the_row_of_its_token(make_features):
+    features = make_features(5, GRID)
     selector = make_selector("tome")
     patches, chosen = selector.encode(features.encoder, GRID, None, Budget(7))
     assert torch.equal(patches[chosen.indices], chosen.features)
@@ -347,8 +347,8 @@ def test_tome_gives_every_patch_the_row_of_its_token(picture):
             assert torch.equal(patches[patch], chosen.features[token])
 
 
-def test_tome_without_anything_to_merge_is_the_encoder_itself(picture):
-    features = picture(6, GRID)
+def test_tome_without_anything_to_merge_is_the_encoder_itself(make_features):
+    features = make_features(6, GRID)
     patches, chosen = make_selector("tome").encode(features.encoder, GRID, None, Budget(COUNT))
     hidden = features.encoder.hidden
     for layer in features.encoder.layers:

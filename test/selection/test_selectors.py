@@ -42,7 +42,7 @@ def test_the_names_begin_with_the_default():
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_what_a_selector_needs_has_a_name_and_is_asked_for(name, picture):
+def test_what_a_selector_needs_has_a_name_and_is_asked_for(name, make_features):
     select = make_selector(name)
     assert select.needs <= set(NEEDS)
     bare = VisualFeatures(torch.randn(48, 16), (6, 8))
@@ -51,7 +51,7 @@ def test_what_a_selector_needs_has_a_name_and_is_asked_for(name, picture):
             select(bare, Budget(5))
     else:
         select(bare, Budget(5))
-    assert all(picture().has(need) for need in select.needs)
+    assert all(make_features().has(need) for need in select.needs)
     assert not any(bare.has(need) for need in NEEDS)
 
 
@@ -62,8 +62,8 @@ def test_those_that_look_at_the_question_say_so():
 
 @pytest.mark.parametrize("name", BEFORE)
 @pytest.mark.parametrize("tokens", [1, 5, 47, 48, 49, 10_000])
-def test_a_fixed_budget_is_kept_to_the_token(name, tokens, picture):
-    features = picture()
+def test_a_fixed_budget_is_kept_to_the_token(name, tokens, make_features):
+    features = make_features()
     chosen = make_selector(name)(features, Budget(tokens))
     wanted = 48 if name == "none" else min(tokens, 48)
     assert len(chosen) == wanted
@@ -82,12 +82,12 @@ def test_a_fixed_budget_is_kept_to_the_token(name, tokens, picture):
     tokens=st.integers(1, 60),
     energy=st.one_of(st.none(), st.floats(0.01, 1.0)),
 )
-def test_padding_is_never_kept_and_never_merged(name, picture, seed, tokens, energy):
+def test_padding_is_never_kept_and_never_merged(name, make_features, seed, tokens, energy):
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(48, generator=generator) > 0.5
     valid[int(torch.randint(48, (1,), generator=generator))] = True
     budget = Budget(tokens, energy if name in ADAPTIVE else None)
-    chosen = make_selector(name)(picture(seed, valid=valid), budget)
+    chosen = make_selector(name)(make_features(seed, valid=valid), budget)
     assert bool(valid[chosen.indices].all())
     assert float(chosen.scores[~valid].sum()) == 0.0
     assert float(chosen.scores.sum()) == pytest.approx(1.0, abs=1e-5)
@@ -99,16 +99,16 @@ def test_padding_is_never_kept_and_never_merged(name, picture, seed, tokens, ene
 
 
 @pytest.mark.parametrize("name", CHOOSING)
-def test_a_budget_above_the_valid_patches_keeps_all_of_them(name, picture):
+def test_a_budget_above_the_valid_patches_keeps_all_of_them(name, make_features):
     valid = middle_rows()
-    chosen = make_selector(name)(picture(valid=valid), Budget(40))
+    chosen = make_selector(name)(make_features(valid=valid), Budget(40))
     assert chosen.indices.tolist() == valid.nonzero().flatten().tolist()
     assert chosen.merge is None
     assert chosen.features is None
 
 
-def test_none_keeps_padding_too(picture):
-    chosen = make_selector("none")(picture(valid=middle_rows()), Budget(3, 0.5))
+def test_none_keeps_padding_too(make_features):
+    chosen = make_selector("none")(make_features(valid=middle_rows()), Budget(3, 0.5))
     assert chosen.indices.tolist() == list(range(48))
     assert float(chosen.scores[:16].sum()) == 0.0
 
@@ -116,8 +116,10 @@ def test_none_keeps_padding_too(picture):
 @pytest.mark.parametrize("name", ADAPTIVE)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), energy=st.floats(0.01, 1.0))
-def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, picture, seed, energy):
-    chosen = make_selector(name)(picture(seed), Budget(48, energy))
+def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(
+    name, make_features, seed, energy
+):
+    chosen = make_selector(name)(make_features(seed), Budget(48, energy))
     scores = chosen.scores.double()
     best = scores.sort(descending=True).values
     assert float(scores[chosen.indices].sum()) == pytest.approx(
@@ -130,15 +132,15 @@ def test_the_adaptive_rule_keeps_the_fewest_that_reach_the_energy(name, picture,
 @pytest.mark.parametrize(
     "name", [name for name in CHOOSING if name not in (*ADAPTIVE, "svd-cover")]
 )
-def test_what_has_no_energy_refuses_one(name, picture):
+def test_what_has_no_energy_refuses_one(name, make_features):
     with pytest.raises(UserError, match=f"'{name}' chooses a set .* give it a number"):
-        make_selector(name)(picture(), Budget(48, 0.9))
+        make_selector(name)(make_features(), Budget(48, 0.9))
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
-def test_the_cap_bounds_the_adaptive_rule(name, picture):
+def test_the_cap_bounds_the_adaptive_rule(name, make_features):
     select = make_selector(name)
-    features = picture()
+    features = make_features()
     free = select(features, Budget(48, 0.8))
     capped = select(features, Budget(5, 0.8))
     assert len(free) > 5
@@ -155,52 +157,52 @@ def test_the_count_is_minimal_at_exact_sums():
     assert count_to_keep(tenths, Budget(2, 0.3)) == 2
 
 
-def test_scores_that_differ_by_rounding_only_are_equal(picture):
-    features = picture(grid=(1, 4))
+def test_scores_that_differ_by_rounding_only_are_equal(make_features):
+    features = make_features(grid=(1, 4))
     scores = torch.tensor([0.25, 0.25 + 1e-15, 0.25 - 1e-15, 0.25], dtype=torch.float64)
     assert keep_highest(scores, features, Budget(2)).indices.tolist() == [0, 1]
 
 
-def test_keeping_asks_for_a_score_for_each_valid_patch(picture):
+def test_keeping_asks_for_a_score_for_each_valid_patch(make_features):
     with pytest.raises(ValueError, match="16 patches are valid"):
-        keep_highest(torch.ones(48), picture(valid=middle_rows()), Budget(2))
+        keep_highest(torch.ones(48), make_features(valid=middle_rows()), Budget(2))
 
 
-def test_random_depends_on_picture_and_seed_only(picture):
-    one, other = picture(1), picture(2)
+def test_random_depends_on_image_and_seed_only(make_features):
+    one, other = make_features(1), make_features(2)
     select = make_selector("random")
     first = select(one, Budget(8)).indices.tolist()
     assert select(other, Budget(8)).indices.tolist() != first
     torch.manual_seed(123)
-    assert make_selector("random")(picture(1), Budget(8)).indices.tolist() == first
+    assert make_selector("random")(make_features(1), Budget(8)).indices.tolist() == first
     assert make_selector("random", seed=1)(one, Budget(8)).indices.tolist() != first
     assert set(first) <= set(select(one, Budget(20)).indices.tolist())
 
 
-def test_random_keeps_each_patch_equally_often(picture):
+def test_random_keeps_each_patch_equally_often(make_features):
     counts = torch.zeros(12)
     for seed in range(600):
-        chosen = make_selector("random", seed=seed)(picture(grid=(3, 4)), Budget(3))
+        chosen = make_selector("random", seed=seed)(make_features(grid=(3, 4)), Budget(3))
         counts[chosen.indices] += 1
     # 600 draws of 3 of 12: 150 each, standard deviation 10.6
     assert 105 < float(counts.min()) <= float(counts.max()) < 195
 
 
 @pytest.mark.parametrize("tokens", [16, 36, 64, 144])
-def test_grid_covers_the_picture_evenly(tokens, picture):
-    chosen = make_selector("grid")(picture(grid=(24, 24), width=2), Budget(tokens))
+def test_grid_covers_the_image_evenly(tokens, make_features):
+    chosen = make_selector("grid")(make_features(grid=(24, 24), width=2), Budget(tokens))
     rows, columns = chosen.indices // 24, chosen.indices % 24
     for axis in (rows, columns):
         thirds = torch.bincount(axis // 8, minlength=3)
         assert int(thirds.max()) - int(thirds.min()) <= tokens // 8
     distances = torch.cdist(torch.stack([rows, columns], 1).float(), _all_places())
-    # No place of the picture is far from a kept patch: the ideal square spacing, and half as much.
+    # No place of the image is far from a kept patch: the ideal square spacing, and half as much.
     assert float(distances.min(dim=0).values.max()) <= 1.5 * 24 / tokens**0.5
 
 
-def test_grid_is_nested_and_ignores_the_picture(picture):
+def test_grid_is_nested_and_ignores_the_image(make_features):
     select = make_selector("grid")
-    few, many = select(picture(1), Budget(7)), select(picture(2), Budget(20))
+    few, many = select(make_features(1), Budget(7)), select(make_features(2), Budget(20))
     assert set(few.indices.tolist()) <= set(many.indices.tolist())
 
 
@@ -222,9 +224,9 @@ def test_norm_keeps_the_largest_rows():
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
+def test_selectors_take_inference_tensors_and_change_nothing(name, make_features):
     with torch.inference_mode():
-        features, before = picture(), picture()
+        features, before = make_features(), make_features()
         make_selector(name)(features, Budget(5))
         for field in ("patches", "class_attention", "class_token", "keys", "projected", "question"):
             assert torch.equal(getattr(features, field), getattr(before, field))
@@ -232,7 +234,7 @@ def test_selectors_take_inference_tensors_and_change_nothing(name, picture):
         assert torch.equal(features.encoder.hidden, before.encoder.hidden)
 
 
-def test_unknown_names_and_options_are_told():
+def test_unknown_names_and_options_are_refused():
     with pytest.raises(UserError, match="no selector 'fast': take one of svd-cover, svd, "):
         make_selector("fast")
     with pytest.raises(UserError, match="'norm' has no option 'seed': it has none"):
@@ -268,7 +270,7 @@ def test_patches_need_not_form_a_grid():
     features = VisualFeatures(torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), None)
     for name in ("svd-cover", "svd", "random", "norm"):
         assert len(make_selector(name)(features, Budget(3))) == 3
-    with pytest.raises(UserError, match="one grid"):
+    with pytest.raises(UserError, match="form grids"):
         make_selector("grid")(features, Budget(3))
 
 

@@ -145,7 +145,7 @@ def test_of_equal_patches_the_lower_index_is_kept(shape):
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_a_picture_without_contrast_has_equal_leverage(centre):
+def test_an_image_without_contrast_has_equal_leverage(centre):
     matrix = torch.full((6, 4), 3.0) if centre else torch.zeros(6, 4)
     chosen = SvdPrune(centre=centre)(features(matrix), Budget(2))
     assert chosen.indices.tolist() == [0, 1]

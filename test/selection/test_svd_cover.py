@@ -50,8 +50,8 @@ def greedily(weights, like, enough):
     [{}, {"beta": 0.0}, {"beta": 1.0, "ridge": 0.2}, {"beta": 0.6, "ridge": 30.0}],
 )
 @pytest.mark.parametrize("budget", [1, 2, 5, 12, 23, 24])
-def test_it_keeps_what_covers(picture, options, budget):
-    features = picture(3, GRID)
+def test_it_keeps_what_covers(make_features, options, budget):
+    features = make_features(3, GRID)
     given_ = {"beta": 0.3, "ridge": 1.0} | options
     weights, like = by_hand(features.patches, **given_)
     chosen = make_selector("svd-cover", **options)(features, Budget(budget))
@@ -87,8 +87,8 @@ def test_the_inverse_of_a_factor_is_made_in_place_from_the_lower_triangle(count,
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), energy=st.floats(0.05, 1.0))
-def test_an_energy_is_a_share_of_the_picture_that_is_covered(picture, seed, energy):
-    features = picture(seed, GRID)
+def test_an_energy_is_a_share_of_the_image_that_is_covered(make_features, seed, energy):
+    features = make_features(seed, GRID)
     weights, like = by_hand(features.patches, 0.3, 1.0)
     chosen = make_selector("svd-cover")(features, Budget(COUNT, energy)).indices.tolist()
     wanted = greedily(weights, like, lambda k: k and covered(weights, like, k) >= energy - 1e-9)
@@ -112,6 +112,6 @@ def test_a_rare_thing_and_the_rest_are_both_seen():
 
 
 @pytest.mark.parametrize("options", [{"beta": 1.5}, {"beta": -0.1}, {"ridge": 0.0}])
-def test_options_out_of_range_are_told(options):
+def test_options_out_of_range_are_refused(options):
     with pytest.raises(UserError, match=r"svd-cover selector's .* must be"):
         make_selector("svd-cover", **options)

@@ -38,14 +38,14 @@ def stream(rows, columns, decay, steps, seed=0):
         yield left * decay ** torch.arange(rank) @ right
 
 
-def same_as_exact(pictures, budgets=SOME, **options):
+def same_as_exact(images, budgets=SOME, **options):
     """Go through a stream with both, and compare; what the warm one counted."""
     warm, exact = SvdPrune(**options, warm_start=True), SvdPrune(**options)
-    for number, shown in enumerate(pictures):
-        picture = shown if isinstance(shown, VisualFeatures) else features(shown)
+    for number, shown in enumerate(images):
+        image = shown if isinstance(shown, VisualFeatures) else features(shown)
         budget = budgets[number % len(budgets)]
-        found, wanted = warm(picture, budget), exact(picture, budget)
-        assert found.indices.tolist() == wanted.indices.tolist(), f"picture {number}"
+        found, wanted = warm(image, budget), exact(image, budget)
+        assert found.indices.tolist() == wanted.indices.tolist(), f"image {number}"
         torch.testing.assert_close(found.scores, wanted.scores, atol=TOLERANCE, rtol=0)
     return warm.warm.accepted, warm.warm.fallen_back
 
@@ -78,20 +78,20 @@ def test_small_steps_are_accepted(shape):
 
 
 def test_at_the_size_of_clip_small_steps_are_accepted():
-    pictures = (matrix.bfloat16() for matrix in stream(576, 1024, 0.98, [0.01, 0.0, 0.05]))
-    assert same_as_exact(pictures, (Budget(64),)) == (3, 0)
+    images = (matrix.bfloat16() for matrix in stream(576, 1024, 0.98, [0.01, 0.0, 0.05]))
+    assert same_as_exact(images, (Budget(64),)) == (3, 0)
 
 
 def test_a_stream_that_becomes_richer_falls_back():
-    pictures = [*stream(120, 200, 0.5, [0.01]), *stream(120, 200, 0.9, [0.01], seed=1)]
-    accepted, fallen_back = same_as_exact(pictures)
-    assert accepted >= 2  # the second picture, and the last: of the third the basis is remembered
+    images = [*stream(120, 200, 0.5, [0.01]), *stream(120, 200, 0.9, [0.01], seed=1)]
+    accepted, fallen_back = same_as_exact(images)
+    assert accepted >= 2  # the second image, and the last: of the third the basis is remembered
     assert fallen_back == 1
 
 
-def test_a_repeated_picture_is_accepted_for_ever():
-    (picture,) = stream(100, 120, 0.8, [])
-    assert same_as_exact([picture] * 50) == (49, 0)
+def test_a_repeated_image_is_accepted_for_ever():
+    (image,) = stream(100, 120, 0.8, [])
+    assert same_as_exact([image] * 50) == (49, 0)
 
 
 def test_a_tie_across_the_border_falls_back():
@@ -105,31 +105,31 @@ def test_a_tie_across_the_border_falls_back():
 def test_rank_deficient_matrices(shape):
     generator = torch.Generator().manual_seed(0)
     thin = torch.randn(shape[0], 5, generator=generator)
-    pictures = [
+    images = [
         (thin + step * 0.01) @ torch.randn(5, shape[1], generator=generator) for step in range(5)
     ]
-    same_as_exact(pictures, BUDGETS)
-    same_as_exact(pictures, BUDGETS, rank_energy=1.0)
-    same_as_exact(pictures, BUDGETS, centre=True)
+    same_as_exact(images, BUDGETS)
+    same_as_exact(images, BUDGETS, rank_energy=1.0)
+    same_as_exact(images, BUDGETS, centre=True)
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_pictures_without_contrast_are_no_fault(centre):
-    (picture,) = stream(100, 120, 0.8, [])
+def test_images_without_contrast_are_no_fault(centre):
+    (image,) = stream(100, 120, 0.8, [])
     flat = torch.full((100, 120), 3.0)
-    same_as_exact([picture, 0 * picture, flat, picture, picture, flat, flat], centre=centre)
+    same_as_exact([image, 0 * image, flat, image, image, flat, flat], centre=centre)
 
 
 def test_another_mask_or_size_is_not_tried():
-    pictures = list(stream(160, 240, 0.8, [0.01] * 3))
+    images = list(stream(160, 240, 0.8, [0.01] * 3))
     few, fewer = torch.ones(160, dtype=torch.bool), torch.ones(160, dtype=torch.bool)
     few[:20], fewer[:30] = False, False
-    shown = [features(pictures[0]), features(pictures[1], few), features(pictures[2], fewer)]
+    shown = [features(images[0]), features(images[1], few), features(images[2], fewer)]
     assert same_as_exact(shown) == (0, 0)
-    assert same_as_exact([*shown, features(pictures[3], fewer)]) == (1, 0)
+    assert same_as_exact([*shown, features(images[3], fewer)]) == (1, 0)
     # As many patches, but others: what is remembered does not fit, and that is found out.
     others = fewer.flip(0)
-    assert sum(same_as_exact([shown[2], features(pictures[2], others)])) == 1
+    assert sum(same_as_exact([shown[2], features(images[2], others)])) == 1
 
 
 def test_a_subspace_of_many_directions_is_not_tried():
@@ -138,14 +138,14 @@ def test_a_subspace_of_many_directions_is_not_tried():
 
 def test_a_cleared_memory_begins_anew():
     select = SvdPrune(warm_start=True)
-    for picture in stream(100, 120, 0.8, [0.01]):
-        select(features(picture), Budget(9))
+    for image in stream(100, 120, 0.8, [0.01]):
+        select(features(image), Budget(9))
         select.warm.clear()
     assert (select.warm.accepted, select.warm.fallen_back) == (0, 0)
 
 
 def test_a_new_direction_beside_the_remembered_ones_is_not_missed():
-    """The remembered directions are still exact eigenvectors: only the certificate tells."""
+    """The remembered directions are still exact eigenvectors: only the certificate shows it."""
     strength = torch.zeros(120)
     strength[:30] = 0.8 ** torch.arange(30)
     before, after = torch.diag(strength), torch.diag(strength)
@@ -164,10 +164,10 @@ def test_a_rank_on_the_edge_is_left_to_the_exact_way(off):
     share = float(energies[:5].sum() / energies.sum()) + ENERGY_RESOLUTION
     generator = torch.Generator().manual_seed(0)
     mixed = torch.linalg.qr(torch.randn(120, 120, generator=generator, dtype=torch.float64)).Q
-    picture = mixed * energies.sqrt()
+    image = mixed * energies.sqrt()
     options = {"rank_energy": share + off}
-    assert same_as_exact([picture] * 2, **options) == (0, 1)
-    assert same_as_exact([picture] * 2, rank_energy=share + 1e-9) == (1, 0)
+    assert same_as_exact([image] * 2, **options) == (0, 1)
+    assert same_as_exact([image] * 2, rank_energy=share + 1e-9) == (1, 0)
 
 
 @pytest.mark.parametrize("off", [-1e-7, 1e-7])

@@ -104,7 +104,7 @@ def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
         text_config=LlamaConfig(
             vocab_size=-(-len(tokenizer) // 64) * 64,
             max_position_embeddings=1024,
-            initializer_range=0.15,  # wide, so that the answers depend on picture and question
+            initializer_range=0.15,  # wide, so that the answers depend on image and question
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -124,8 +124,8 @@ def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
 
 
 def write_processor(folder: Path, size: int, patch: int) -> None:
-    """The processor's files, as on the hub: pictures apart from the rest."""
-    pictures = {
+    """The processor's files, as on the hub: images apart from the rest."""
+    images = {
         "crop_size": {"height": size, "width": size},
         "do_center_crop": True,
         "do_convert_rgb": True,
@@ -147,7 +147,7 @@ def write_processor(folder: Path, size: int, patch: int) -> None:
         "processor_class": "LlavaProcessor",
         "vision_feature_select_strategy": "default",
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
     (folder / "processor_config.json").write_text(json.dumps(processor))
 
 

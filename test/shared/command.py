@@ -21,7 +21,7 @@ class Ran:
 
     @property
     def lines(self) -> list[str]:
-        """What it said on stderr, without empty lines."""
+        """What it printed on stderr, without empty lines."""
         return [line for line in self.err.splitlines() if line.strip()]
 
 

@@ -146,7 +146,7 @@ def last_token(view):
 
 
 def atp(balance, mass):
-    """ATP: text and picture vote, and only the mass of the votes stays."""
+    """ATP: text and image vote, and only the mass of the votes stays."""
 
     def rule(view):
         weights, count = view["weights"], len(view["visual"])

@@ -31,6 +31,7 @@ TEMPLATE = Template("<photo>", "{system}{image} ask: {question} say:", system="[
 
 class Images:
     size, grid, aspects = COLUMNS * PATCH, (ROWS, COLUMNS), ("pad",)
+    tokens = ROWS * COLUMNS
 
     def __call__(self, image, aspect):
         small = Image.fromarray(image).resize((COLUMNS * PATCH, ROWS * PATCH))
@@ -65,6 +66,18 @@ class Encoder:
 
 
 @dataclass(frozen=True, eq=False)
+class Connector:
+    project: nn.Module
+
+    def __call__(self, features, selection):  # all patches of a row of the grid share a position
+        rows = self.project(token_rows(features, selection))
+        return Tokens(rows, selection.indices // COLUMNS, ROWS)
+
+    def room(self, features, kept):
+        return max(kept, ROWS)
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedToy:
     model: ToyModel
     tokenizer: object
@@ -72,6 +85,11 @@ class LoadedToy:
     images = Images()
     context, dtype, device = 512, torch.float32, torch.device("cpu")
     random_weights = False
+    prunes = True
+
+    @property
+    def components(self):
+        return {"vision": ("eye",), "language_model": ("text.model",)}
 
     @property
     def end_token_ids(self):
@@ -84,11 +102,7 @@ class LoadedToy:
         return Encoder(self.model)
 
     def connector(self):
-        def connect(features, selection):  # all patches of a row of the grid share a position
-            rows = self.model.connect(token_rows(features, selection))
-            return Tokens(rows, selection.indices // COLUMNS, ROWS)
-
-        return connect
+        return Connector(self.model.connect)
 
     def language_model(self):
         stock, head = self.model.text.model, self.model.text.lm_head
@@ -117,7 +131,7 @@ class ToyFamily:
         decoder = Decoder(HIDDEN, 64, 3, 4, 2, HIDDEN // 4, 512)
         return Llava(name, Tower(WIDTH, WIDTH, 1, 1, ROWS * COLUMNS, 3 * PATCH * PATCH), decoder)
 
-    def load(self, name, *, precision, device, seed):
+    def load(self, name, *, precision, device, seed, options):
         folder = find_folder(name)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = ToyModel(len(tokenizer), tokenizer.eos_token_id)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of ROS messages to RGB arrays, with the help of cv_bridge if it can be imported.
 
-The work is done by `pictures.messages`; cv_bridge changes the colours in OpenCV's place, and calls
+The work is done by `images.messages`; cv_bridge changes the colours in OpenCV's place, and calls
 the same OpenCV functions for it. Unpacking rows is always ours: cv_bridge's Python side shears
 images whose padded row is not a whole number of pixels, and fails on big-endian data beside
 NumPy 2. For compressed images cv_bridge would only call cv2.imdecode.
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from svd_vlm_ros.pictures import messages
-from svd_vlm_ros.pictures.messages import MAX_PIXELS, Convert
+from svd_vlm_ros.images import messages
+from svd_vlm_ros.images.messages import MAX_PIXELS, Convert
 
 __all__ = ["MAX_PIXELS", "cv_bridge_converter", "to_rgb"]
 
@@ -39,7 +39,7 @@ def to_rgb(
     use_cv_bridge: bool | None = None,
     allow_damaged: bool = False,
 ) -> np.ndarray:
-    """As `pictures.messages.to_rgb`; `use_cv_bridge` None takes it if it can be imported."""
+    """As `images.messages.to_rgb`; `use_cv_bridge` None takes it if it can be imported."""
     convert = cv_bridge_converter() if use_cv_bridge in (None, True) else None
     return messages.to_rgb(message, max_pixels, convert, allow_damaged)
 

@@ -15,13 +15,13 @@ from rclpy.clock import Clock, ClockType
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import trim
+from svd_vlm_ros.images.files import image_size
 from svd_vlm_ros.node.cameras import publishers
 from svd_vlm_ros.node.cameras.frames import NANOSECONDS
 from svd_vlm_ros.node.health import diagnostics
 from svd_vlm_ros.node.health.figures import Figures, Snapshot
 from svd_vlm_ros.node.health.memory import MIB, MemoryWatch
 from svd_vlm_ros.node.inference.replies import Reply, Status
-from svd_vlm_ros.pictures.files import picture_size
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -264,7 +264,7 @@ def _image(message: Any) -> str:
     if hasattr(message, "encoding"):
         return f"{message.width}x{message.height} {message.encoding[:40]}"
     try:
-        width, height = picture_size(memoryview(message.data))
+        width, height = image_size(memoryview(message.data))
     except UserError as error:
         return f"unreadable: {error}"
     return f"{width}x{height} {message.format[:40]}"

@@ -43,6 +43,9 @@ def load(settings: Settings) -> SceneEngine:
         aspect=settings.aspect,
         system_prompt=settings.system_prompt or None,
         cpu_threads=settings.cpu_threads,
+        position_policy=settings.position_policy,
+        min_pixels=settings.min_pixels or None,
+        max_pixels=settings.max_pixels or None,
     )
     engine.warm_up()
     cv_bridge_converter()

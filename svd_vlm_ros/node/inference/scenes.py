@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.images.messages import DamagedError
 from svd_vlm_ros.node.cameras.conversion import to_rgb
 from svd_vlm_ros.node.inference.replies import RequestError, Stats, Status
-from svd_vlm_ros.pictures.messages import DamagedError
 
 if TYPE_CHECKING:
     import numpy as np

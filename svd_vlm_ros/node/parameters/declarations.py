@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from svd_vlm_ros.defaults import SELECTOR, VISUAL_TOKENS
 from svd_vlm_ros.facts import YES_NO
+from svd_vlm_ros.images.messages import MAX_PIXELS
 from svd_vlm_ros.node.parameters.settings import AUTO, MAX_NEW_TOKENS, MAX_SECONDS
-from svd_vlm_ros.pictures.messages import MAX_PIXELS
 from svd_vlm_ros.ros.parameters import Spec, When
 
 DEFAULT_CAMERA = "camera"
@@ -20,8 +20,8 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "model",
         "llava-hf/llava-1.5-7b-hf",
-        "Model: scout (embedded), a LLaVA-1.5 style hub id or folder, random:tiny or "
-        "random:llava-1.5-7b. A hub model must have been fetched by svd-vlm download.",
+        "Model: scout (embedded), a hub id or folder of one of the families in docs/models.md, or "
+        "random:tiny. A hub model must have been fetched by svd-vlm download.",
         _AT_CONFIGURE,
     ),
     Spec(
@@ -45,9 +45,35 @@ PARAMETERS: tuple[Spec, ...] = (
     Spec(
         "aspect",
         "pad",
-        "How an image becomes a square: pad keeps its sides, crop cuts them off.",
+        "pad shows the whole image; crop its middle square, if the model looks at squares.",
         _AT_CONFIGURE,
         choices=("pad", "crop"),
+    ),
+    Spec(
+        "min_pixels",
+        0,
+        "Pixels to which a smaller image is enlarged, if the model takes images of any size; 0: as "
+        "its checkpoint says.",
+        _AT_CONFIGURE,
+        low=0,
+        high=1_000_000_000,
+    ),
+    Spec(
+        "max_pixels",
+        0,
+        "Pixels to which a larger image is reduced, if the model takes images of any size; 0: as "
+        "its checkpoint says. Fewer are faster.",
+        _AT_CONFIGURE,
+        low=0,
+        high=1_000_000_000,
+    ),
+    Spec(
+        "position_policy",
+        "auto",
+        "Position ids of the kept visual tokens: contiguous (they close ranks), original (as in "
+        "the whole image), auto (as the family needs it).",
+        _AT_CONFIGURE,
+        choices=("auto", "contiguous", "original"),
     ),
     Spec(
         "allow_random_model",

@@ -7,7 +7,7 @@ import ast
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact
@@ -48,6 +48,9 @@ class Settings:
     cpu_threads: int
     system_prompt: str
     aspect: str
+    min_pixels: int
+    max_pixels: int
+    position_policy: Literal["auto", "contiguous", "original"]
     allow_random_model: bool
     load_timeout: float
     selector: str
@@ -102,6 +105,9 @@ class Settings:
             self.device,
             self.cpu_threads,
             self.aspect,
+            self.min_pixels,
+            self.max_pixels,
+            self.position_policy,
         )
 
     def facts_of(self, camera: str) -> tuple[Fact, ...]:

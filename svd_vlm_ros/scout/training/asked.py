@@ -2,7 +2,7 @@
 """Questions as the rows of tokens that language model and joined model are trained on.
 
 All of a scene's questions stand behind each other in one row, which `language.forward_asked` reads
-as so many prompts about one picture.
+as so many prompts about one image.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class AskedBatch:
     that make up L.
 
     `segment` numbers the questions from 1 (0: padding), `position` counts within a question,
-    `target` is the next token where it belongs to an answer, else `IGNORED`.
+    `target` is the next token if it belongs to an answer, else `IGNORED`.
     """
 
     ids: Tensor

@@ -21,7 +21,7 @@ from ..architecture import MEAN, STD
 from ..world import HELD_OUT_SEEDS
 
 # A model of transformers or a part of it: torch would type what hangs on a Module as "Tensor or
-# Module", which says less.
+# Module", which is less exact.
 Part: TypeAlias = Any
 
 REPORT_EVERY = 20  # steps between two lines of the progress bar
@@ -50,11 +50,11 @@ def training_seed(worker: int, step: int, base: int) -> int:
     return (base * 7919 + worker * 2_500_000 + step) % HELD_OUT_SEEDS.start
 
 
-def pixel_values(pictures: Tensor) -> Tensor:
+def pixel_values(images: Tensor) -> Tensor:
     """uint8 [B, 336, 336, 3] to CLIP's normalised float32 [B, 3, 336, 336]."""
-    mean = torch.tensor(MEAN, device=pictures.device) * 255
-    std = torch.tensor(STD, device=pictures.device) * 255
-    return ((pictures.float() - mean) / std).permute(0, 3, 1, 2)
+    mean = torch.tensor(MEAN, device=images.device) * 255
+    std = torch.tensor(STD, device=images.device) * 255
+    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
     step_loss: Callable[[Any, float], tuple[Tensor, dict[str, float]]],
     validate: Callable[[], dict[str, float]] | None = None,
 ) -> None:
-    """Runs one stage until its time is used up; continues from its checkpoint where there is one.
+    """Runs one stage until its time is used up; continues from its checkpoint if there is one.
 
     Args:
         modules: what the checkpoint holds; those named in `rates` are trained, each at its own peak

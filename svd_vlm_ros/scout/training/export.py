@@ -29,11 +29,11 @@ def export(model: Part, oracle: Oracle, folder: Path | None = None) -> Path:
         rows = {name: row.half().contiguous() for name, row in oracle.state_dict().items()}
         save_file(rows, ORACLE_FILE)
         folder = MODEL_FOLDER
-    # Layer -1 of the tower is never computed; zeros say so, and compress.
+    # Layer -1 of the tower is never computed; zeros show that, and compress.
     for weight in model.model.vision_tower.encoder.layers[-1].parameters():
         weight.zero_()
     for part in (model.config.text_config, model.config.vision_config):
-        part.dtype = None  # said once, for the whole model
+        part.dtype = None  # stands once, for the whole model
     model.half().eval().save_pretrained(folder, safe_serialization=True)
     save_processor(folder)
     return folder

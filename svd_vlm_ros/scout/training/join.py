@@ -2,7 +2,7 @@
 """Third stage: tower, projector and language model meet.
 
 The projector begins by writing what the oracle would have written; then projector and language
-model are trained together on questions about pictures, with the oracle's tokens as a side task. The
+model are trained together on questions about images, with the oracle's tokens as a side task. The
 tower stays as the first stage left it: it reads nearly every patch right by then, and freezing it
 saves a third of the time of a step.
 """
@@ -41,9 +41,9 @@ PROJECTOR_SCENES = 16
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Asked]]
 
 
-class AskedPictures(IterableDataset):
-    """An endless stream of (picture, classes, measures, attributes, questions); each use of a
-    picture asks anew.
+class AskedImages(IterableDataset):
+    """An endless stream of (image, classes, measures, attributes, questions); each use of an
+    image asks anew.
     """
 
     def __init__(self, seed: int) -> None:
@@ -64,8 +64,8 @@ class AskedPictures(IterableDataset):
                 index = len(pool) - 1
             else:
                 index = int(rng.integers(POOL))
-            scene, picture, *labeled = pool[index]
-            yield (roughen(picture, rng), *labeled, writer.row(choose_questions(scene, rng, ASKED)))
+            scene, image, *labeled = pool[index]
+            yield (roughen(image, rng), *labeled, writer.row(choose_questions(scene, rng, ASKED)))
             if len(pool) == POOL and rng.random() < 1 / USES:
                 pool[index] = pool[-1]
                 pool.pop()
@@ -73,9 +73,9 @@ class AskedPictures(IterableDataset):
 
 def collate(items: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, AskedBatch]:
     """Samples as one batch, in the order of `Sample`."""
-    pictures, classes, measures, rows, asked = zip(*items, strict=True)
+    images, classes, measures, rows, asked = zip(*items, strict=True)
     return (
-        torch.from_numpy(np.stack(pictures)),
+        torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.stack(classes)),
         torch.from_numpy(np.stack(measures)),
         torch.from_numpy(np.stack(rows)),
@@ -84,7 +84,7 @@ def collate(items: list[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor, AskedB
 
 
 def _batches(run: Run, scenes: int) -> Iterator:
-    data = AskedPictures(run.seed)
+    data = AskedImages(run.seed)
     return iter(DataLoader(data, batch_size=scenes, collate_fn=collate, num_workers=run.workers))
 
 
@@ -94,8 +94,8 @@ def train_projector(model: Part, oracle: Oracle, run: Run) -> None:
     model.to(run.device), oracle.to(run.device)
 
     def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
-        pictures, classes, _, rows, _ = batch
-        features = frozen_features(model, pictures, run.device)
+        images, classes, _, rows, _ = batch
+        features = frozen_features(model, images, run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             tokens = projector(features)
         return token_error(tokens, rows, classes, oracle), {}
@@ -105,10 +105,10 @@ def train_projector(model: Part, oracle: Oracle, run: Run) -> None:
 
 
 @torch.no_grad()
-def frozen_features(model: Part, pictures: Tensor, device: torch.device) -> Tensor:
-    """The tower's features of uint8 pictures [B, 336, 336, 3]: float32 [B, 576, 192]."""
+def frozen_features(model: Part, images: Tensor, device: torch.device) -> Tensor:
+    """The tower's features of uint8 images [B, 336, 336, 3]: float32 [B, 576, 192]."""
     with torch.autocast(device.type, torch.bfloat16):
-        found = tower_features(model.model.vision_tower, pixel_values(pictures.to(device)))
+        found = tower_features(model.model.vision_tower, pixel_values(images.to(device)))
     return found.float()
 
 
@@ -127,15 +127,15 @@ def token_error(tokens: Tensor, rows: Tensor, classes: Tensor, oracle: Oracle) -
 
 
 def train_together(model: Part, oracle: Oracle, run: Run) -> None:
-    """Projector and language model on pictures and questions, over the frozen tower."""
+    """Projector and language model on images and questions, over the frozen tower."""
     projector = model.model.multi_modal_projector
     model.to(run.device), oracle.to(run.device)
     prefix = Writer().prefix
     held_out = [collate(_held_out(i)) for i in range(2)]
 
     def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
-        pictures, classes, _, rows, asked = batch
-        features = frozen_features(model, pictures, run.device)
+        images, classes, _, rows, asked = batch
+        features = frozen_features(model, images, run.device)
         with torch.autocast(run.device.type, torch.bfloat16):
             tokens = projector(features)
         keep = random_subset(features, random_count(MOST, WHOLE))
@@ -180,16 +180,16 @@ def accuracy(
     language = model.model.language_model
     asked_of = dict.fromkeys(QUESTION_KINDS, 0)
     right_of = dict.fromkeys(QUESTION_KINDS, 0)
-    for pictures, _, _, _, asked_here in batches:
+    for images, _, _, _, asked_here in batches:
         asked = asked_here.to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            features = tower_features(model.model.vision_tower, pixel_values(pictures.to(device)))
+            features = tower_features(model.model.vision_tower, pixel_values(images.to(device)))
             tokens = model.model.multi_modal_projector(features.float())
             start = language.embed_tokens(torch.tensor(prefix, device=device))
             head = torch.cat((start.expand(len(tokens), -1, -1), tokens.to(start.dtype)), dim=1)
             best = model.lm_head(forward_asked(language, head, asked)).argmax(-1)
         wrong = (best != asked.target) & (asked.target != IGNORED)
-        for row in range(len(pictures)):
+        for row in range(len(images)):
             for number in range(1, int(asked.segment[row].max()) + 1):
                 mine = asked.segment[row] == number
                 kind = QUESTION_KINDS[int(asked.kind[row][mine][0])]

@@ -3,13 +3,13 @@
 answer from.
 
 An `Oracle` writes each patch's true attributes as the token that a perfect tower and projector
-would give. No picture is drawn and no tower computed, so a scene costs a hundredth of its usual
-price; and the third stage has something exact to pull the projector towards.
+would give. No image is drawn and no tower computed, so a scene costs a hundredth of its usual
+price; and the third stage has an exact target for the projector.
 
 Two things make what is learned fit for selection. Most batches show a subset of the tokens (16 to
 400), drawn by random scores that depend on the content (a random projection of the attributes plus
-noise, at a random temperature, uniform ones among them), so that no selector's taste is the one
-trained for. And labels are blurred at random, since a real tower is sometimes wrong.
+noise, at a random temperature, uniform ones among them), so that the model is trained for no
+selector in particular. And labels are blurred at random, since a real tower is sometimes wrong.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Oracle(nn.Module):
         it by its words.
         """
         ids = {word: i for i, word in enumerate(words())}
-        # A sign's first digit too: the model has just said it when it looks for the second one.
+        # A sign's first digit too: the model has just written it when it looks for the second one.
         digits = [str(digit) for digit in range(10)]
         names = [*SHOWN, *COLORS, None, *SIDES, None, None, None, None, *digits]
         self.write.weight[:] = torch.randn_like(self.write.weight) * embedding.std() * 0.7
@@ -104,8 +104,8 @@ def blur(rows: Tensor) -> Tensor:
     for _, count in GROUPS:
         part = rows[..., start : start + count]
         other = part.flatten(0, 1)[torch.randperm(part.shape[0] * part.shape[1])].view_as(part)
-        chance = torch.rand(part.shape[:-1])[..., None]
-        mixed = torch.where(chance < 0.06, torch.rand_like(chance), torch.zeros_like(chance))
+        draws = torch.rand(part.shape[:-1])[..., None]
+        mixed = torch.where(draws < 0.06, torch.rand_like(draws), torch.zeros_like(draws))
         out[..., start : start + count] = torch.lerp(part, other, mixed)
         start += count
     out[..., CLASSES:] += torch.randn(*rows.shape[:-1], MEASURED) * 0.04
@@ -132,8 +132,8 @@ def random_subset(content: Tensor, count: int) -> Tensor:
 def one_each(rows: Tensor) -> Tensor:
     """The middle patch of each object and some of the rest, 12 to 48 in all: int64 [B, count].
 
-    With a short picture that holds every answer, the model finds out in a fraction of the steps
-    that a question's words are to be looked for in the picture.
+    With a short image that holds every answer, the model finds out in a fraction of the steps
+    that a question's words are to be looked for in the image.
     """
     count = int(torch.randint(12, 49, ()))
     score = torch.rand(rows.shape[:2]) + 2.0 * rows[..., CLASSES - 1]
@@ -141,8 +141,8 @@ def one_each(rows: Tensor) -> Tensor:
 
 
 def random_count(most: int = MOST, whole: float = 0.0) -> int:
-    """A number of tokens from 16 to `most`, each octave as likely; all of them with the chance
-    `whole`.
+    """A number of tokens from 16 to `most`, each octave as likely; all of them with the
+    probability `whole`.
     """
     if torch.rand(()) < whole:
         return PATCHES
@@ -153,7 +153,7 @@ def random_count(most: int = MOST, whole: float = 0.0) -> int:
 def forward_asked(language: Part, head: Tensor, asked: AskedBatch) -> Tensor:
     """Hidden states of the questions, float [B, L, 256].
 
-    head: [B, P, 256], prompt and picture. Each question sees `head` and itself, at the positions
+    head: [B, P, 256], prompt and image. Each question sees `head` and itself, at the positions
     that it would have alone, so a row is worth as many prompts. The layers are called one by one
     because a mask over the whole row would cost three times the work.
     """

@@ -3,10 +3,10 @@
 
 Crowded scenes carry three times the object patches of the world's normal ones, so they teach
 faster; they make up most of the stage's first half. Most background patches are left out of the
-sequence then (as FLIP does), which halves the cost of a picture; the last part of the stage sees
+sequence then (as FLIP does), which halves the cost of an image; the last part of the stage sees
 every patch.
 
-CLS learns to say what the picture shows, as CLIP's CLS does from captions. Scout's answers never
+CLS learns what the image shows, as CLIP's CLS does from captions. Scout's answers never
 use it, but the selectors that ask what CLS attends to would find nothing in an untrained one.
 """
 
@@ -29,7 +29,7 @@ from ..world import COLORS, GROUNDS, KINDS, SKIES, sample_scene
 from .common import Part, Run, pixel_values, train, training_seed
 
 BATCH = 24
-SPARSE_PATCHES = 224  # patches that a picture of the first part of the stage shows to the tower
+SPARSE_PATCHES = 224  # patches that an image of the first part of the stage shows to the tower
 SPARSE_UNTIL = 0.75  # share of the stage
 POOL, USES = (
     1200,
@@ -58,7 +58,7 @@ CAPTION_WEIGHT = 4.0  # the mean is taken over many names, most of them plainly 
 
 
 class CaptionHead(nn.Module):
-    """Reads off CLS what a picture shows: [..., 192] to the logits of `CAPTION` things, coloured
+    """Reads off CLS what an image shows: [..., 192] to the logits of `CAPTION` things, coloured
     objects first.
     """
 
@@ -66,7 +66,7 @@ class CaptionHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, CAPTION)
-        nn.init.constant_(self.out.bias, -3.0)  # most things are not in most pictures
+        nn.init.constant_(self.out.bias, -3.0)  # most things are not in most images
 
     def forward(self, cls: Tensor) -> Tensor:
         """CLS rows [..., 192] to logits [..., CAPTION]."""
@@ -74,7 +74,7 @@ class CaptionHead(nn.Module):
 
 
 def caption(classes: Tensor) -> Tensor:
-    """What each of B pictures shows, from its patches' labels: int64 [B, 576, groups] to float
+    """What each of B images shows, from its patches' labels: int64 [B, 576, groups] to float
     [B, CAPTION] of 0 and 1.
     """
     kind, color, ground, sky = classes[..., 0], classes[..., 1], classes[..., 6], classes[..., 7]
@@ -89,8 +89,8 @@ def caption(classes: Tensor) -> Tensor:
     return shown[:, :CAPTION]
 
 
-class ScenePictures(IterableDataset):
-    """An endless stream of (picture, classes, measures), drawn from a pool that is renewed as it
+class SceneImages(IterableDataset):
+    """An endless stream of (image, classes, measures), drawn from a pool that is renewed as it
     goes.
     """
 
@@ -106,15 +106,15 @@ class ScenePictures(IterableDataset):
         while True:
             if len(pool) < POOL:
                 pool.append(self._draw(training_seed(worker, step, self.seed), rng))
-                picture, classes, measures = pool[-1]
+                image, classes, measures = pool[-1]
                 step += 1
             else:
                 index = int(rng.integers(POOL))
-                picture, classes, measures = pool[index]
+                image, classes, measures = pool[index]
                 if rng.random() < 1 / USES:
                     pool[index] = pool[-1]
                     pool.pop()
-            yield roughen(picture, rng), classes, measures
+            yield roughen(image, rng), classes, measures
 
     def _draw(
         self, seed: int, rng: np.random.Generator
@@ -127,22 +127,22 @@ class ScenePictures(IterableDataset):
         return render(scene), labels.classes, labels.measures
 
 
-def roughen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Now and then what a camera's path does to a picture: JPEG, a little blur, a change of
+def roughen(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Now and then what a camera's path does to an image: JPEG, a little blur, a change of
     contrast.
     """
     if rng.random() < 0.12:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))]
-        picture = np.asarray(
-            cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED)
+        image = np.asarray(
+            cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_UNCHANGED)
         )
     if rng.random() < 0.08:
-        picture = cv2.GaussianBlur(picture, (3, 3), float(rng.uniform(0.4, 0.9)))
+        image = cv2.GaussianBlur(image, (3, 3), float(rng.uniform(0.4, 0.9)))
     if rng.random() < 0.15:
-        picture = cv2.convertScaleAbs(
-            picture, alpha=float(rng.uniform(0.85, 1.15)), beta=float(rng.uniform(-12, 12))
+        image = cv2.convertScaleAbs(
+            image, alpha=float(rng.uniform(0.85, 1.15)), beta=float(rng.uniform(-12, 12))
         )
-    return picture
+    return image
 
 
 def loader(dataset: IterableDataset, batch: int, workers: int) -> Iterator:
@@ -210,10 +210,10 @@ def attribute_loss(
 
 
 def sparse_choice(classes: Tensor, count: int) -> Tensor:
-    """`count` patches a picture, objects first, the rest at random: int64 [B, count]."""
-    chance = torch.rand(classes.shape[:2], device=classes.device)
-    chance += 2.0 * (classes[..., 0] < len(KINDS))
-    return chance.topk(count, dim=1).indices
+    """`count` patches an image, objects first, the rest at random: int64 [B, count]."""
+    score = torch.rand(classes.shape[:2], device=classes.device)
+    score += 2.0 * (classes[..., 0] < len(KINDS))
+    return score.topk(count, dim=1).indices
 
 
 def train_vision(model: Part, run: Run, crowded: float = 0.75, rate: float = 1.2e-3) -> None:
@@ -222,7 +222,7 @@ def train_vision(model: Part, run: Run, crowded: float = 0.75, rate: float = 1.2
     Args:
         model: scout.
         run: for how long, and where to.
-        crowded: share of the pictures with many objects.
+        crowded: share of the images with many objects.
         rate: the tower's peak learning rate; lower for one that knows something already.
     """
     tower, head, caption_head = model.model.vision_tower, PatchHead(), CaptionHead()
@@ -231,19 +231,19 @@ def train_vision(model: Part, run: Run, crowded: float = 0.75, rate: float = 1.2
     held_out = _held_out_batch(run.device)
 
     def losses(batch: Any, keep: Tensor | None) -> tuple[Tensor, dict[str, float]]:
-        pictures, classes, measures = batch
+        images, classes, measures = batch
         shows = caption(classes)
         if keep is not None:
             classes = classes.gather(1, keep[..., None].expand(-1, -1, classes.shape[-1]))
             measures = measures.gather(1, keep[..., None].expand(-1, -1, measures.shape[-1]))
         with torch.autocast(run.device.type, torch.bfloat16):
-            rows = tower_rows(tower, pixel_values(pictures), keep)
-            out, said = head(rows[:, 1:]).float(), caption_head(rows[:, 0]).float()
+            rows = tower_rows(tower, pixel_values(images), keep)
+            out, captions = head(rows[:, 1:]).float(), caption_head(rows[:, 0]).float()
         loss, figures = attribute_loss(
             out.flatten(0, 1), classes.flatten(0, 1), measures.flatten(0, 1)
         )
-        figures["caption"] = ((said > 0) == (shows > 0)).all(dim=1).float().mean().item()
-        captioned = F.binary_cross_entropy_with_logits(said, shows)
+        figures["caption"] = ((captions > 0) == (shows > 0)).all(dim=1).float().mean().item()
+        captioned = F.binary_cross_entropy_with_logits(captions, shows)
         return loss + CAPTION_WEIGHT * captioned, figures
 
     def step(batch: Any, share: float) -> tuple[Tensor, dict[str, float]]:
@@ -255,7 +255,7 @@ def train_vision(model: Part, run: Run, crowded: float = 0.75, rate: float = 1.2
     def validate() -> dict[str, float]:
         return {f"new {name}": value for name, value in losses(held_out, None)[1].items()}
 
-    batches = loader(ScenePictures(run.seed, crowded), BATCH, run.workers)
+    batches = loader(SceneImages(run.seed, crowded), BATCH, run.workers)
     modules: dict[str, nn.Module] = {"tower": tower, "head": head, "caption": caption_head}
     rates = {"tower": rate, "head": 1.2e-3, "caption": 1.2e-3}
     train("vision", run, modules, rates, batches, step, validate)

@@ -14,9 +14,9 @@ import numpy as np
 import simplejpeg
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.files import JPEG_START
-from svd_vlm_ros.pictures.jpeg_scan import REASONS, Finding, scan_jpeg
-from svd_vlm_ros.pictures.seam import find_seam
+from svd_vlm_ros.images.files import JPEG_START
+from svd_vlm_ros.images.jpeg_scan import REASONS, Finding, scan_jpeg
+from svd_vlm_ros.images.seam import find_seam
 
 # Height and width in pixels of an MCU, by libjpeg-turbo's name of how colours are sampled.
 _MCU = {
@@ -39,7 +39,7 @@ class DamagedError(UserError):
 
 
 def decode(data: memoryview, allow_damaged: bool = False) -> np.ndarray | None:
-    """The pixels of a file, None where it cannot be decoded.
+    """The pixels of a file, None if it cannot be decoded.
 
     Returns:
         RGB uint8 or uint16 [H, W, 3], with alpha [H, W, 4], or grey [H, W]; orientation as stored.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Malformed pictures by the thousand: the fields of Image and CompressedImage messages.
+"""Malformed images by the thousand: the fields of Image and CompressedImage messages.
 
-Each is wrong in a known way (`why`), and none may become a picture. The same seed gives the same
+Each is wrong in a known way (`why`), and none may become an image. The same seed gives the same
 messages.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Size and wholeness of JPEG, PNG and WebP files, read from their structure before decoding.
 
-OpenCV decodes a truncated JPEG into a picture whose lower part is grey, and a small file may claim
-a picture of gigabytes, or go over the same picture thousands of times. All of it is found here, at
+OpenCV decodes a truncated JPEG into an image whose lower part is grey, and a small file may claim
+an image of gigabytes, or go over the same image thousands of times. All of it is found here, at
 the cost of a walk over the file's segments.
 """
 
@@ -18,7 +18,7 @@ from svd_vlm_ros.errors import UserError
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 WEBP_HEAD = 30  # bytes that hold the size in each of its three forms
-# A progressive JPEG shows the picture in some ten scans. A decoder works through the whole picture
+# A progressive JPEG shows the image in some ten scans. A decoder works through the whole image
 # for each, so that a thousand scans of a few bytes each keep it busy for minutes.
 MAX_SCANS = 100
 _JPEG_END = b"\xff\xd9"
@@ -36,7 +36,7 @@ class UnknownFormatError(UserError):
     """The data are neither JPEG, PNG nor WebP."""
 
 
-def picture_size(data: bytes | memoryview) -> tuple[int, int]:
+def image_size(data: bytes | memoryview) -> tuple[int, int]:
     """Width and height in pixels of a whole JPEG, PNG or WebP file.
 
     Raises:
@@ -82,7 +82,7 @@ def _jpeg_size(data: memoryview) -> tuple[int, int]:
             size = (width, height)
         if marker == _JPEG_SCAN:
             if size is None:
-                raise UserError("it is a broken JPEG: picture data comes before the size")
+                raise UserError("it is a broken JPEG: image data comes before the size")
             _check_scans(bytes(data[at:]), len(data))
             return size
         at += 2 + length
@@ -90,7 +90,7 @@ def _jpeg_size(data: memoryview) -> tuple[int, int]:
 
 
 def _check_scans(rest: bytes, length: int) -> None:
-    """Within picture data 0xff is always followed by 0x00 or a restart marker."""
+    """Within image data 0xff is always followed by 0x00 or a restart marker."""
     if rest.rfind(_JPEG_END) < 0:
         raise TruncatedError(f"it is a truncated JPEG: no end marker in its {length} bytes")
     # As words of 16 bits at even and odd places: ten times as fast as bytes.count().

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures import messages
-from svd_vlm_ros.pictures.messages import to_rgb
+from svd_vlm_ros.images import messages
+from svd_vlm_ros.images.messages import to_rgb
 
 HEIGHT, WIDTH = 6, 10
 RNG = np.random.default_rng(7)

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from svd_vlm_ros.pictures.decoding import DamagedError, decode
-from svd_vlm_ros.pictures.jpeg_scan import Finding, scan_jpeg
-from svd_vlm_ros.pictures.seam import find_seam
+from svd_vlm_ros.images.decoding import DamagedError, decode
+from svd_vlm_ros.images.jpeg_scan import Finding, scan_jpeg
+from svd_vlm_ros.images.seam import find_seam
 from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 

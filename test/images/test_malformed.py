@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.messages import ENCODINGS, to_rgb
+from svd_vlm_ros.images.messages import ENCODINGS, to_rgb
 
 sys.path.insert(0, str(Path(__file__).parent))  # for malformed.py: no test folder is on the path
 from malformed import compressed_messages, jpeg_bomb, png_bomb, raw_messages
@@ -31,7 +31,7 @@ def memory() -> int:
 
 
 def converted(message: SimpleNamespace) -> tuple[np.ndarray | None, str]:
-    """The picture, or None and the sentence of its refusal."""
+    """The image, or None and the sentence of its refusal."""
     try:
         return to_rgb(message, max_pixels=10_000), ""
     except UserError as refusal:

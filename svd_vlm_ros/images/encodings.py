@@ -86,7 +86,7 @@ _BY_NAME = {name.lower(): encoding for name, encoding in ENCODINGS.items()}
 
 
 def find_encoding(name: str) -> Encoding:
-    """The encoding of this name. Raises `UserError` where it is not read."""
+    """The encoding of this name. Raises `UserError` if it is not read."""
     found = _BY_NAME.get(name.lower())
     if found is None:
         _refuse_numbers(name, "encoding")
@@ -95,10 +95,10 @@ def find_encoding(name: str) -> Encoding:
 
 
 def source_encoding(label: str) -> Encoding | None:
-    """What a CompressedImage was made of, where its format says so; None: it does not.
+    """What a CompressedImage was made of, if its format says so; None: it does not.
 
     image_transport writes "rgb8; jpeg compressed bgr8", other drivers "jpeg" alone. Raises
-    `UserError` where the format names distances.
+    `UserError` if the format names distances.
     """
     name = re.split(r"[;\s]", label.strip(), maxsplit=1)[0]
     if "compresseddepth" in label.lower():

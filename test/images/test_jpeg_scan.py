@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures import jpeg_scan
-from svd_vlm_ros.pictures.decoding import DamagedError
-from svd_vlm_ros.pictures.jpeg_scan import LIBRARY, REASONS, Finding, scan_jpeg
-from svd_vlm_ros.pictures.messages import to_rgb
+from svd_vlm_ros.images import jpeg_scan
+from svd_vlm_ros.images.decoding import DamagedError
+from svd_vlm_ros.images.jpeg_scan import LIBRARY, REASONS, Finding, scan_jpeg
+from svd_vlm_ros.images.messages import to_rgb
 
 SAMPLINGS = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -145,7 +145,7 @@ def test_every_finding_has_a_case_and_a_sentence() -> None:
     assert set(REASONS) == set(Finding) - {Finding.WHOLE}
 
 
-def test_the_reason_is_told() -> None:
+def test_the_reason_is_named() -> None:
     message = SimpleNamespace(format="jpeg", data=CASES["two blocks"][0])
     with pytest.raises(DamagedError, match="data are left over") as caught:
         to_rgb(message)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a JPEG's data are such as an encoder writes (`src/jpeg_scan.cpp`), over ctypes.
 
-A decoder forgives what this finds: libjpeg cuts runs that leave their block, adds up brightness out
+A decoder accepts what this finds: libjpeg cuts runs that leave their block, adds up brightness out
 of any range and drops bits that are over, all without a warning. About a third of the time of
 decoding; the GIL is released.
 """

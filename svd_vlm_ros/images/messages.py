@@ -17,15 +17,15 @@ import cv2
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.pictures.decoding import DamagedError, decode
-from svd_vlm_ros.pictures.encodings import (
+from svd_vlm_ros.images.decoding import DamagedError, decode
+from svd_vlm_ros.images.encodings import (
     ENCODINGS,
     Encoding,
     find_encoding,
     shown,
     source_encoding,
 )
-from svd_vlm_ros.pictures.files import picture_size
+from svd_vlm_ros.images.files import image_size
 
 __all__ = ["ENCODINGS", "MAX_PIXELS", "Convert", "DamagedError", "to_rgb"]
 
@@ -124,7 +124,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
     """16-bit values brought into 8 bits, rounded; the fewest of `_BITS` that hold them are white.
 
-    So 65535 becomes 255, and 4095 too where nothing is brighter. 8-bit pixels are left as they are.
+    So 65535 becomes 255, and 4095 too if nothing is brighter. 8-bit pixels are left as they are.
     """
     if pixels.dtype != np.uint16:
         return pixels
@@ -136,7 +136,7 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 def _compressed_to_rgb(message: Any, max_pixels: int, allow_damaged: bool) -> np.ndarray:
     source = source_encoding(message.format)
     data = memoryview(message.data).cast("B")
-    width, height = picture_size(data)
+    width, height = image_size(data)
     _check_size(width, height, max_pixels)
     pixels = decode(data, allow_damaged)
     if pixels is None or pixels.shape[:2] != (height, width):
