@@ -126,11 +126,7 @@ class Prompt:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _split(self, question: str, answer: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
-        text = self._template.render(question, self._system, answer)
-        # As transformers' processors do: a template that writes the first token gets no second one.
-        first = self._tokenizer.bos_token
-        alone = not (first and text.startswith(first))
-        ids = self._tokenizer(text, add_special_tokens=alone, verbose=False)["input_ids"]
+        ids = tokenize(self._tokenizer, self._template.render(question, self._system, answer))
         at = ids.index(self._image_token_id)
         before, after = tuple(ids[:at]), tuple(ids[at + 1 :])
         special = [token for token in after if token in self._forbidden]
@@ -139,3 +135,13 @@ class Prompt:
         if special != self._own:
             raise UserError("The text must not contain the names of the model's special tokens.")
         return before, after
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's token ids, as transformers' processors make them: a template that writes the first
+    token itself gets no second one.
+    """
+    first = tokenizer.bos_token
+    alone = not (first and text.startswith(first))
+    ids: list[int] = tokenizer(text, add_special_tokens=alone, verbose=False)["input_ids"]
+    return ids

@@ -108,6 +108,10 @@ class LoadedStock:
 
     def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
         """What `generate` takes, by the checkpoint's own image processor and chat template."""
+        import torch
+
+        from svd_vlm_ros.models.prompt import tokenize
+
         processor: Any = self.images
         made = processor.processor(
             images=image, input_data_format="channels_last", return_tensors="pt"
@@ -115,9 +119,9 @@ class LoadedStock:
         inputs = dict(made)
         shown = self.family.stock_image(self, inputs)
         text = self.prompt(None).text(question).replace(self.family.image_token, shown)
-        ids = self.tokenizer(text, return_tensors="pt", verbose=False)
-        inputs |= {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
-        return inputs | self.family.stock_extra(inputs["input_ids"], self.model.config)
+        ids = torch.tensor([tokenize(self.tokenizer, text)])
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return inputs | self.family.stock_extra(ids, self.model.config)
 
 
 class StockFamily(ABC):

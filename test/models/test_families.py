@@ -175,3 +175,16 @@ def test_special_tokens_in_a_question_are_text(model):
     plain = engine.loaded.prompt(None).after("what does it mean?")
     known = set(engine.loaded.tokenizer.convert_tokens_to_ids(list(special)))
     assert [i for i in ids if i in known] == [i for i in plain if i in known]
+
+
+def test_stock_is_asked_what_the_engine_is_asked(model):
+    """What `bench` compares with: `generate` on these inputs writes what `none` writes."""
+    engine, _ = model
+    engine.use_selector("none")
+    inputs = engine.loaded.stock_inputs(IMAGES["wide"], QUESTIONS[1])
+    ends = sorted(engine.loaded.end_token_ids)
+    asked = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": ends}
+    written = engine.loaded.model.generate(**inputs, **asked)[0, inputs["input_ids"].shape[1] :]
+    answer = engine.ask(engine.see(IMAGES["wide"]), QUESTIONS[1], max_new_tokens=TOKENS)
+    assert written[: answer.answer_tokens].tolist() == list(answer.token_ids)
+    assert inputs["input_ids"].shape[1] == answer.prompt_tokens

@@ -9,8 +9,8 @@ from transformers import LlavaForConditionalGeneration
 
 from svd_vlm_ros.models.llava.loading import load_llava
 from svd_vlm_ros.models.llava.preprocess import preprocess
-from svd_vlm_ros.models.llava.projector import Projector
 from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.projector import Projector
 from svd_vlm_ros.selection import Budget, Selection, VisualFeatures, make_selector
 from svd_vlm_ros.selection.tokens import token_rows
 
@@ -80,7 +80,7 @@ def test_merged_rows_are_weighted_sums_of_cls_and_patches():
 
 def test_the_projector_reuses_what_is_projected_already(folder):
     loaded = load_llava(str(folder), precision="fp32", device="cpu")
-    projector = Projector(loaded.model)
+    projector = Projector(loaded.model.model.multi_modal_projector)
     image = np.random.default_rng(1).integers(0, 255, (40, 40, 3), np.uint8)
     prepared = preprocess(image, loaded.images, "pad")
     tower = VisionTower(loaded.model)

@@ -2,9 +2,9 @@
 """LLaVA-1.5: CLIP's vision tower, a projector of two layers, Llama. All that is its own is here.
 
 `architecture` says which checkpoints can run, `loading` brings the weights into memory, `random`
-makes them up. `preprocess`, `vision`, `projector` and `prompt` are the stages of the paper;
-`clip_text` compares a question with what the tower saw. Importing this package imports no torch;
-its modules do.
+makes them up. `preprocess`, `vision` and `prompt` are stages of the paper, as is the projector that
+families share; `clip_text` compares a question with what the tower saw. Importing this package
+imports no torch; its modules do.
 """
 
 from __future__ import annotations

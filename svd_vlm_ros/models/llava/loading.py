@@ -23,7 +23,6 @@ from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.llava.architecture import check_architecture, text_config, vision_config
 from svd_vlm_ros.models.llava.clip_text import load_relevance
 from svd_vlm_ros.models.llava.preprocess import ImageSettings
-from svd_vlm_ros.models.llava.projector import Projector
 from svd_vlm_ros.models.llava.prompt import IMAGE_TOKEN, TEMPLATE
 from svd_vlm_ros.models.llava.random import build_random, random_config
 from svd_vlm_ros.models.llava.vision import VisionTower
@@ -34,6 +33,7 @@ from svd_vlm_ros.models.loading import (
     refuse_pixels,
     resolve_device,
 )
+from svd_vlm_ros.models.projector import Projector
 from svd_vlm_ros.models.prompt import Prompt
 from svd_vlm_ros.models.weights.precision import (
     QUANTIZED,
@@ -104,7 +104,7 @@ class LoadedLlava:
 
     def connector(self) -> Projector:
         """The projector."""
-        return Projector(self.model, self.original_positions)
+        return Projector(self.model.model.multi_modal_projector, self.original_positions)
 
     def language_model(self) -> CachedLanguageModel:
         """Llama, in the loop over the layers that families share."""

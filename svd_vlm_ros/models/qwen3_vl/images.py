@@ -81,8 +81,7 @@ class QwenImages:
     def __call__(self, image: np.ndarray, aspect: str) -> ProcessedImage:
         """Pixel values float32 [patches, numbers of a patch], fours behind each other."""
         # Left to guess, it takes the rows of an image of 1, 3 or 4 for its colours.
-        layout = {"input_data_format": "channels_last"}
-        made = self.processor(images=image, return_tensors="pt", **layout)
+        made = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")
         _, down, across = (int(n) for n in made["image_grid_thw"][0])
         rows, columns = down // self.processor.merge_size, across // self.processor.merge_size
         height, width = image.shape[:2]
