@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
@@ -113,9 +114,8 @@ class LoadedStock:
         from svd_vlm_ros.models.prompt import tokenize
 
         processor: Any = self.images
-        made = processor.processor(
-            images=image, input_data_format="channels_last", return_tensors="pt"
-        )
+        layout = {"input_data_format": "channels_last", **self.family.image_options}
+        made = processor.processor(images=image, return_tensors="pt", **layout)
         inputs = dict(made)
         shown = self.family.stock_image(self, inputs)
         text = self.prompt(None).text(question).replace(self.family.image_token, shown)
@@ -140,6 +140,7 @@ class StockFamily(ABC):
         around: see `ChatTemplate`.
         chat_template: of random models, and of checkpoints without one of their own.
         original_positions: what the position policy "auto" means.
+        image_options: of the image processor, for `stock_image`.
         dynamic: whether `min_pixels` and `max_pixels` mean anything to it.
     """
 
@@ -154,6 +155,7 @@ class StockFamily(ABC):
     chat_template: ClassVar[str]
     original_positions: ClassVar[bool] = False
     dynamic: ClassVar[bool] = False
+    image_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     @abstractmethod
     def model_class(self) -> type[PreTrainedModel]:
