@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "llava": "svd_vlm_ros.models.llava",
     "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
+    "smolvlm": "svd_vlm_ros.models.smolvlm",
+    "idefics3": "svd_vlm_ros.models.idefics3",
 }
 _families: dict[str, ModelFamily] = {}
 

@@ -17,6 +17,8 @@ NAMES = re.compile(r"\bCLIP\w*|\bLlama\w*|\bCLS\b|\blayer -2\b|<image>")
 NUMBERS = re.compile(r"\b(576|336)\b|\b24 ?x ?24\b|\b24, 24\b")
 ALLOWED = {
     "models/llava/": "the family's own room",
+    "models/smolvlm/": "the family's own room",
+    "models/idefics3/": "the family's own room",
     "scout/": "the embedded checkpoint is a LLaVA-1.5, made and trained there",
     "planning/": "published constants and the sizes of published models",
     "evaluation/": "the papers' tables, prompts and budgets",
