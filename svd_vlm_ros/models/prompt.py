@@ -127,7 +127,10 @@ class Prompt:
 
     def _split(self, question: str, answer: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
         text = self._template.render(question, self._system, answer)
-        ids = self._tokenizer(text, verbose=False)["input_ids"]
+        # As transformers' processors do: a template that writes the first token gets no second one.
+        first = self._tokenizer.bos_token
+        alone = not (first and text.startswith(first))
+        ids = self._tokenizer(text, add_special_tokens=alone, verbose=False)["input_ids"]
         at = ids.index(self._image_token_id)
         before, after = tuple(ids[:at]), tuple(ids[at + 1 :])
         special = [token for token in after if token in self._forbidden]
