@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
 _MODULES = {
     "llava": "svd_vlm_ros.models.llava",
+    "gemma3": "svd_vlm_ros.models.gemma3",
     "internvl": "svd_vlm_ros.models.internvl",
     "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
 }
