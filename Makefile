@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# One command each: `make demo`, `make test`, `make lint`. Everything is installed into .venv first; where ROS 2 is
+# One command each: `make demo`, `make test`, `make lint`. Everything is installed into .venv first; if ROS 2 is
 # sourced it is used, elsewhere its wheels come from the package registry (Jazzy, or SVD_VLM_ROS_DISTRO=kilted).
 
 VENV ?= .venv

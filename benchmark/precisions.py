@@ -20,13 +20,11 @@ import statistics
 
 import numpy as np
 import torch
-from transformers import AutoProcessor
 
 from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.cpu import cpu_class, cpu_name
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.models import find_sizes
-from svd_vlm_ros.models.files import find_folder
 from svd_vlm_ros.models.weights.packed import unpacked
 from svd_vlm_ros.models.weights.precision_choice import choose_precision
 
@@ -74,11 +72,9 @@ def main() -> None:
                 times[precision].append(seconds(engine, image, tokens))
         show(str(visual_tokens), times, tokens, automatic)
     if arguments.stock:
-        folder = find_folder(arguments.model)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         times = {}
         for precision, engine in engines.items():
-            stock = Stock(engine.loaded, processor)
+            stock = Stock(engine.loaded)
             with unpacked(engine.loaded.model):
                 stock.answer(image, QUESTION, 2)
                 taken = [stock.answer(image, QUESTION, tokens) for _ in range(arguments.stock)]

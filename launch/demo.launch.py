@@ -6,13 +6,25 @@ ros2 service call /ask_scene svd_vlm_ros/srv/AskScene "{question: 'is the path c
 ros2 topic echo /scene_description
 """
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchDescription
+
+NUMBERS = {"rate": (float, "a number such as 0.5"), "seed": (int, "a whole number such as 64")}
+
+
+def check_numbers(context):
+    """Refuse a number that is none by its argument's name, which launch does not tell."""
+    for argument, (kind, wanted) in NUMBERS.items():
+        text = context.launch_configurations[argument]
+        try:
+            kind(text)
+        except ValueError:
+            raise RuntimeError(f"{argument}:={text} cannot be: give {wanted}.") from None
 
 
 def generate_launch_description():
@@ -47,8 +59,8 @@ def generate_launch_description():
         emulate_tty=True,
         parameters=[
             {
-                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-                "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),
+                argument: ParameterValue(LaunchConfiguration(argument), value_type=kind)
+                for argument, (kind, _) in NUMBERS.items()
             }
         ],
     )
@@ -61,4 +73,5 @@ def generate_launch_description():
             "namespace": LaunchConfiguration("namespace"),
         }.items(),
     )
-    return LaunchDescription([*arguments, camera, perception])
+    check = OpaqueFunction(function=check_numbers)
+    return LaunchDescription([*arguments, check, camera, perception])

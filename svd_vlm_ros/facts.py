@@ -123,10 +123,21 @@ class FactTracker:
         self.frames = frames
         self._values: dict[Fact, str] = {}
         self._rivals: dict[Fact, tuple[str, int]] = {}  # an answer and for how many images
+        self._images: dict[Fact, int] = {}  # the last one that counted
 
-    def update(self, fact: Fact, probabilities: Sequence[float]) -> Observation:
-        """Take in what one more image says: one probability a choice."""
+    def update(
+        self, fact: Fact, probabilities: Sequence[float], image: int | None = None
+    ) -> Observation:
+        """Take in what one more image says: one probability a choice.
+
+        image: its number, if the fact may be asked of it again; the same image counts once.
+        """
         probabilities = tuple(probabilities)
+        if image is not None:
+            if self._images.get(fact) == image:
+                value = self._values[fact]
+                return Observation(fact, probabilities, value, value)
+            self._images[fact] = image
         likeliest = fact.choices[max(range(len(probabilities)), key=probabilities.__getitem__)]
         previous = self._values.get(fact, "")
         value = likeliest
@@ -146,6 +157,7 @@ class FactTracker:
         kept = set(facts)
         self._values = {fact: value for fact, value in self._values.items() if fact in kept}
         self._rivals = {fact: rival for fact, rival in self._rivals.items() if fact in kept}
+        self._images = {fact: image for fact, image in self._images.items() if fact in kept}
 
     def clear(self) -> None:
         """Forget all."""

@@ -41,10 +41,9 @@ def draw_overlay(
         kept: the boxes of the kept patches, in pixels of `image`; parts outside of it are cut off.
         question, answer: what to write below; with both empty there is no band below the image.
             Characters that OpenCV's fonts lack are written as `?`.
-        dim: brightness of what was not kept, from 0 (black) to 1 (as it is, only outlines are
-        drawn).
-        min_width: a narrower image is enlarged to this width first, so that text can be read. 0:
-        never.
+        dim: brightness of what was not kept, from 0 (black) to 1 (as it is: only outlines).
+        min_width: a narrower image is enlarged to this width first, so that text can be read;
+            0: never.
 
     Returns:
         uint8 [H', W', 3], RGB. Without text and with `min_width=0` it has the size of `image`.
@@ -78,9 +77,7 @@ def _dimmed(image: np.ndarray, dim: float) -> np.ndarray:
 
 
 def _band(width: int, question: str, answer: str) -> np.ndarray:
-    """A dark band of the given width with the question and, larger, the answer. uint8 [h, width,
-    3].
-    """
+    """A dark band with the question and, larger, the answer: uint8 [h, width, 3]."""
     unit = width / 640
     margin = round(14 * unit)
     rows: list[tuple[str, float, int, tuple[int, int, int]]] = []  # text, scale, thickness, colour

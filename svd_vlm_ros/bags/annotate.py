@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorded bag gets descriptions: the engine looks at its pictures, and all goes into a new bag.
+"""A recorded bag gets descriptions: the engine looks at its images, and all goes into a new bag.
 
     with open_bag(path) as reader:
         annotate(reader, path, out, engine, Work(prompt=None, facts=(fact,)))
 
-The work can be stopped at any time and goes on where it was; one run and many give the same bytes.
-For that the times in `stats` are 0: they would be another in every run.
+The work can be stopped at any time and goes on from there; one run and many give the same bytes.
+For that the times in `stats` are 0: they would differ from run to run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,19 @@ from rosbags.rosbag2 import Reader
 
 from svd_vlm_ros import __version__
 from svd_vlm_ros.bags.definitions import DESCRIPTION, build, typestore
-from svd_vlm_ros.bags.journal import Journal
 from svd_vlm_ros.bags.recording import (
     EverySoOften,
     Recorded,
     fingerprint,
+    image_topics,
     messages,
-    picture_topics,
 )
 from svd_vlm_ros.bags.writing import write_bag
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import Fact, FactTracker, Observation
 from svd_vlm_ros.images.disk import check_writable
 from svd_vlm_ros.images.messages import MAX_PIXELS, to_rgb
+from svd_vlm_ros.journal import Journal, read_records
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -48,11 +48,11 @@ class Work:
     Attributes:
         prompt: what a description is asked with; None: the model's own prompt.
         describe: False: only the facts.
-        facts: standing questions for every picture.
-        fact_frames: pictures in a row after which another answer becomes a fact's value.
-        topics: the pictures' topics; (): all.
-        period: seconds of the recording between two pictures of a topic; 0: every picture.
-        topic: where the descriptions go.
+        facts: standing questions for every image.
+        fact_frames: images in a row after which another answer becomes a fact's value.
+        topics: the images' topics; (): all.
+        period: seconds of the recording between two images of a topic; 0: every image.
+        topic: the topic of the descriptions.
         max_new_tokens: longest description.
         compress: write the bag with compressed chunks (zstd).
     """
@@ -70,13 +70,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it: pictures looked at, those found by an earlier run, those refused and why."""
+    """The result: images looked at, those found by an earlier run, those refused and why."""
 
-    pictures: int
+    images: int
     kept: int
     unreadable: int
     topics: tuple[str, ...]
-    reasons: dict[str, str] = field(default_factory=dict)  # topic -> why its first one was refused
+    reasons: dict[str, str]  # topic -> why its first one was refused
 
 
 OnStep = Callable[[str, int, int], object]
@@ -91,7 +91,7 @@ def annotate(
     work: Work,
     on_step: OnStep = lambda what, done, total: None,
 ) -> Done:
-    """Describe the bag's pictures and write all of it to `out`, an .mcap file.
+    """Describe the bag's images and write all of it to `out`, an .mcap file.
 
     Findings are kept in `<out>.journal` until `out` is whole, and taken from there by a later run.
 
@@ -99,20 +99,22 @@ def annotate(
         UserError: the bag or the options can't be used, `out` exists, or the disk is full.
     """
     check_out(out, reader, work)
-    pictures = picture_topics(reader, work.topics)
+    images = image_topics(reader, work.topics)
     store = typestore()
-    with Journal(journal_path(out), _what(reader, engine, work, pictures)) as journal:
-        kept = len(journal.found)
-        total = sum(each.msgcount for each in pictures)
+    with Journal(journal_path(out), _what(reader, engine, work, images)) as journal:
+        found = _findings(journal_path(out))
+        kept = len(found)
+        total = sum(each.msgcount for each in images)
         choose, looked = EverySoOften(work.period), 0
-        for number, recorded in enumerate(messages(reader, source, pictures)):
+        for number, recorded in enumerate(messages(reader, source, images)):
             on_step("looking", number, total)
-            if choose.wants(recorded):
+            if choose.take(recorded):
                 looked += 1
-                if number not in journal.found:
-                    journal.add(number, _look(engine, store, recorded, work))
+                if number not in found:
+                    found[number] = _look(engine, store, recorded, work)
+                    journal.write([{"picture": number, **found[number]}])
         on_step("looking", total, total)
-        describe = _Descriptions(store, engine, work, pictures, journal.found)
+        describe = _Descriptions(store, engine, work, images, found)
         steps = iter(range(1, reader.message_count + 1))
         write_bag(
             reader,
@@ -125,21 +127,21 @@ def annotate(
             on_message=lambda: on_step("writing", next(steps), reader.message_count),
         )
         journal.delete()
-    refused = {number: each for number, each in journal.found.items() if "refused" in each}
+    refused = {number: each for number, each in found.items() if "refused" in each}
     reasons: dict[str, str] = {}
     for each in refused.values():
         reasons.setdefault(each["topic"], each["refused"])
-    names = tuple(sorted({each.topic for each in pictures}))
+    names = tuple(sorted({each.topic for each in images}))
     return Done(looked, kept, len(refused), names, reasons)
 
 
 def journal_path(out: Path) -> Path:
-    """Where the findings are kept while the work is under way."""
+    """The file of the findings while the work is under way."""
     return out.with_name(f"{out.name}.journal")
 
 
 def check_out(out: Path, reader: Reader, work: Work) -> None:
-    """Raise `UserError` where the result could not be written, before hours of work."""
+    """Raise `UserError` if the result could not be written, before hours of work."""
     if out.suffix != ".mcap":
         raise UserError(f"--out {out} must end with .mcap: that is what is written.")
     if out.exists():
@@ -158,15 +160,17 @@ def check_out(out: Path, reader: Reader, work: Work) -> None:
 
 
 def _what(
-    reader: Reader, engine: SceneEngine, work: Work, pictures: Sequence[Connection]
+    reader: Reader, engine: SceneEngine, work: Work, images: Sequence[Connection]
 ) -> dict[str, Any]:
     """What the findings depend on."""
     info = engine.info
+    # Left out as long as nothing is set, so that journals from before there were any go on.
+    options = [] if info.options == type(info.options)() else dataclasses.astuple(info.options)
     return {
         "version": __version__,
         "bag": fingerprint(reader),
-        "topics": sorted({each.topic for each in pictures}),
-        "model": [info.model, info.precision, info.dtype, info.aspect],
+        "topics": sorted({each.topic for each in images}),
+        "model": [info.model, info.precision, info.dtype, info.aspect, *options],
         "selector": [info.selector, info.visual_tokens, info.token_cap],
         "prompt": [work.describe, work.prompt, work.max_new_tokens],
         "questions": [dataclasses.asdict(fact) for fact in work.facts],
@@ -174,8 +178,14 @@ def _what(
     }
 
 
+def _findings(path: Path) -> dict[int, dict[str, Any]]:
+    """What a journal holds, by the numbers of the images."""
+    records = (record for _, record in read_records(path) if record and "picture" in record)
+    return {record.pop("picture"): record for record in records}
+
+
 def _look(engine: SceneEngine, store: Any, recorded: Recorded, work: Work) -> dict[str, Any]:
-    """What one picture says, or why it can't be read, as plain values."""
+    """The engine's answers about one image, or why it can't be read, as plain values."""
     topic = recorded.connection.topic
     try:
         message = store.deserialize_cdr(recorded.data, recorded.connection.msgtype)
@@ -213,34 +223,34 @@ class _Descriptions:
         store: Any,
         engine: SceneEngine,
         work: Work,
-        pictures: Sequence[Connection],
+        images: Sequence[Connection],
         found: dict[int, dict[str, Any]],
     ) -> None:
         self._store, self._info, self._work, self._found = store, engine.info, work, found
-        self._pictures = {each.id for each in pictures}
+        self._images = {each.id for each in images}
         self._trackers: dict[str, FactTracker] = {}
         self._number = -1
 
     def __call__(self, recorded: Recorded) -> bytes | None:
-        """The description of this message, where it is a picture that was looked at."""
-        if recorded.connection.id not in self._pictures:
+        """The description of this message; None if it is not an image that was looked at."""
+        if recorded.connection.id not in self._images:
             return None
         self._number += 1
         found = self._found.get(self._number)
         if found is None or "refused" in found:
             return None
-        picture = self._store.deserialize_cdr(recorded.data, recorded.connection.msgtype)
+        frame = self._store.deserialize_cdr(recorded.data, recorded.connection.msgtype)
         topic = recorded.connection.topic
         tracker = self._trackers.setdefault(topic, FactTracker(self._work.fact_frames))
         observed = [
-            tracker.update(fact, chances)
-            for fact, chances in zip(self._work.facts, found["facts"], strict=True)
+            tracker.update(fact, probabilities)
+            for fact, probabilities in zip(self._work.facts, found["facts"], strict=True)
         ]
         message = build(
             self._store,
             DESCRIPTION,
             {
-                "header": picture.header,
+                "header": frame.header,
                 "camera": topic,
                 "text": found.get("text"),
                 "confidence": found.get("confidence"),

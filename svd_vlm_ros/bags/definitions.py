@@ -20,7 +20,7 @@ DESCRIPTION = f"{PACKAGE}/msg/SceneDescription"
 
 
 def definitions_folder() -> Path:
-    """Where the .msg files lie: <prefix>/share/svd_vlm_ros/msg, or the checkout's msg/."""
+    """The folder of the .msg files: <prefix>/share/svd_vlm_ros/msg, or the checkout's msg/."""
     package = Path(svd_vlm_ros.__file__).parent
     for parent in (*package.parents, Path(sys.prefix)):
         for folder in (parent / "share" / PACKAGE / "msg", parent / "msg"):
@@ -33,7 +33,7 @@ def definitions_folder() -> Path:
 
 
 def typestore() -> Typestore:
-    """All message types that a description is made of, and the pictures'."""
+    """All message types that a description is made of, and those of images."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types: dict[str, Any] = {}
     for path in sorted(definitions_folder().glob("*.msg")):

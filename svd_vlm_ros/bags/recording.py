@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorded bag: which topics carry pictures, and the pictures one after the other."""
+"""A recorded bag: which topics carry images, and the images one after the other."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def open_bag(path: Path) -> Iterator[Reader]:
     except Exception as error:  # what a broken file makes the libraries raise is not in a list
         raise UserError(
             f"{path} can't be read as a bag ({_reason(error)}): it needs an .mcap or .db3 file, or "
-            "a folder with metadata.yaml; mend a recording that was cut with 'ros2 bag reindex' or "
-            "'mcap recover'."
+            "a folder with metadata.yaml; repair a recording that was cut with 'ros2 bag reindex' "
+            "or 'mcap recover'."
         ) from error
     try:
         yield reader
@@ -52,17 +52,17 @@ def open_bag(path: Path) -> Iterator[Reader]:
         reader.close()
 
 
-def picture_topics(reader: Reader, wanted: Sequence[str] = ()) -> list[Connection]:
-    """The connections that carry pictures: of the `wanted` topics, else of all.
+def image_topics(reader: Reader, wanted: Sequence[str] = ()) -> list[Connection]:
+    """The connections that carry images: of the `wanted` topics, else of all.
 
-    Without a wish, `/front/image/compressed` is left out beside a raw `/front/image`: it is the
-    same picture. Raises `UserError` where there are none.
+    Of all, `/front/image/compressed` is left out beside a raw `/front/image`: it is the same image.
+    Raises `UserError` if there are none.
     """
     found = [each for each in reader.connections if each.msgtype in (RAW, COMPRESSED)]
     topics = sorted({each.topic for each in found})
     for topic in wanted:
         if topic not in topics:
-            raise UserError(f"There are no pictures on {topic}: the bag has {_listed(topics)}.")
+            raise UserError(f"There are no images on {topic}: the bag has {_listed(topics)}.")
     if wanted:
         found = [each for each in found if each.topic in wanted]
     else:
@@ -74,7 +74,7 @@ def picture_topics(reader: Reader, wanted: Sequence[str] = ()) -> list[Connectio
         ]
     if not found:
         others = sorted({each.topic for each in reader.connections})
-        raise UserError(f"There are no pictures in this bag: its topics are {_listed(others)}.")
+        raise UserError(f"There are no images in this bag: its topics are {_listed(others)}.")
     return found
 
 
@@ -88,21 +88,21 @@ def messages(reader: Reader, path: Path, connections: Sequence[Connection]) -> I
             return
         except Exception as error:
             raise UserError(
-                f"{path} can't be read to its end ({_reason(error)}): mend it with 'mcap recover' "
-                "or 'ros2 bag reindex'."
+                f"{path} can't be read to its end ({_reason(error)}): repair it with "
+                "'mcap recover' or 'ros2 bag reindex'."
             ) from error
         yield Recorded(connection, log_time, data)
 
 
 class EverySoOften:
-    """Chooses pictures that lie `period` seconds apart on their topic, 0: all of them."""
+    """Chooses images that lie `period` seconds apart on their topic, 0: all of them."""
 
     def __init__(self, period: float) -> None:
         self._period = round(period * NANOSECONDS)
         self._last: dict[str, int] = {}
 
-    def wants(self, recorded: Recorded) -> bool:
-        """Whether this picture is one to look at; to be asked once of each, in order."""
+    def take(self, recorded: Recorded) -> bool:
+        """Whether to look at this image. Call it once for each, in order."""
         topic, last = recorded.connection.topic, self._last.get(recorded.connection.topic)
         if last is not None and last <= recorded.log_time < last + self._period:
             return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The annotated bag: every message of the recorded one, each description right after its picture.
+"""The annotated bag: every message of the recorded one, each description right after its image.
 
 It is written beside its place and moved there when it is whole. The same findings give the same
 bytes.
@@ -26,12 +26,12 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys.store import Typestore
 
 from svd_vlm_ros.bags.definitions import DESCRIPTION
-from svd_vlm_ros.bags.journal import cannot_write
 from svd_vlm_ros.bags.recording import Recorded, messages
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.journal import cannot_write
 
 Describe = Callable[[Recorded], "bytes | None"]
-"""The description's CDR of a message that is a picture with one, else None."""
+"""The description's CDR of a message that is an image with one, else None."""
 
 # Of the rosbag2 metadata: ROS 2 Iron and later, and the form of QoS that Humble reads too.
 VERSION: Literal[8] = 8
@@ -58,8 +58,8 @@ def write_bag(
     topic: str,
     describe: Describe,
     *,
-    compress: bool = False,
-    on_message: Callable[[], object] = lambda: None,
+    compress: bool,
+    on_message: Callable[[], object],
 ) -> None:
     """Write the bag with descriptions to `out`, an .mcap file.
 
@@ -92,7 +92,7 @@ def write_bag(
 
 
 def _copy(writer: Writer, each: Connection, store: Typestore) -> Connection:
-    """The same connection in the new bag, its definition from the old one where that has it."""
+    """The same connection in the new bag, its definition from the old one if that has it."""
     given: dict[str, Any] = {"typestore": store}
     if each.msgdef.data and each.digest:
         given = {"msgdef": each.msgdef.data, "rihs01": each.digest}

@@ -28,6 +28,8 @@ QUESTION = "What stands in front of the robot, and is there room to pass it on t
 YES_NO = "Is the path clear?"
 CHOICES = ("Yes", "No")
 
+MAX_PIXELS = 50_000_000  # of an image that is measured
+
 Step = Callable[[str], None]
 
 
@@ -92,18 +94,39 @@ def read_rows(text: str, patches: int, stock: bool = True) -> list[Row]:
     return rows
 
 
-def make_image(size: int) -> np.ndarray:
-    """An image [size, size, 3] of large shapes and fine grain; square: nothing is padded."""
+def make_image(height: int, width: int) -> np.ndarray:
+    """An image [height, width, 3] of large shapes and fine grain."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 200, (8, 8, 3), dtype=np.uint8)
-    cell = -(-size // 8)
-    shapes = coarse.repeat(cell, axis=0).repeat(cell, axis=1)[:size, :size]
-    grain = generator.integers(0, 56, (size, size, 3), dtype=np.uint8)
+    down, across = -(-height // 8), -(-width // 8)
+    shapes = coarse.repeat(down, axis=0).repeat(across, axis=1)[:height, :width]
+    grain = generator.integers(0, 56, (height, width, 3), dtype=np.uint8)
     return shapes + grain
+
+
+def image_for(engine: SceneEngine, size: str) -> np.ndarray:
+    """The image that is measured.
+
+    Args:
+        engine: of the model.
+        size: width x height in pixels, such as "1280x720"; "": a square of the model's own size,
+            of which nothing is padded, or 640x480 if it takes images of any size.
+
+    Raises:
+        UserError: it is no size.
+    """
+    if not size:
+        side = engine.info.image_size
+        return make_image(side, side) if engine.info.grid else make_image(480, 640)
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit() and 1 <= int(width) * int(height) <= MAX_PIXELS):
+        raise UserError(f"'{size}' is no size of an image: write width x height, as in 1280x720.")
+    return make_image(int(height), int(width))
 
 
 def measure_answers(
     engine: SceneEngine,
+    image: np.ndarray,
     stock: Stock,
     rows: Sequence[Row],
     *,
@@ -116,13 +139,13 @@ def measure_answers(
 
     Args:
         engine: whose weights `stock` shares.
+        image: from `image_for`.
         selector: for the rows with fewer tokens than there are patches.
         rounds: of measurements.
         answer_tokens: written in each.
         step: called with words before each measurement.
     """
     device = torch.device(engine.info.device)
-    image = make_image(engine.info.image_size)
 
     def run(row: Row, tokens: int) -> dict[str, float]:
         if row.name == STOCK:
@@ -153,10 +176,9 @@ def measure_answers(
     return answered
 
 
-def select_tokens(engine: SceneEngine, kept: int, selector: str) -> None:
-    """Let an engine keep so many tokens; all of them without a selector."""
-    everything = kept == engine.info.visual_tokens_total
-    engine.use_selector("none" if everything else selector, visual_tokens=kept)
+def select_tokens(engine: SceneEngine, kept: int, total: int, selector: str) -> None:
+    """Let an engine keep so many of an image's tokens; all of them without a selector."""
+    engine.use_selector("none" if kept == total else selector, visual_tokens=kept)
 
 
 def _engine_answer(
@@ -166,7 +188,7 @@ def _engine_answer(
 
     Selectors that look at the question do their work in `ask`, whose timings then hold it.
     """
-    select_tokens(engine, row.tokens, selector)
+    select_tokens(engine, row.tokens, engine.framing(image).patches, selector)
     scene = engine.see(image)
     answer = engine.ask(scene, QUESTION, max_new_tokens=tokens)
     unread = engine.see(image)  # an image is read with the first question

@@ -6,17 +6,19 @@ from __future__ import annotations
 from svd_vlm_ros.bench.machine import Machine
 from svd_vlm_ros.planning.flops import true_work
 from svd_vlm_ros.planning.memory import Floats, linear_bytes
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
+from svd_vlm_ros.planning.views import Size
 
 ARITHMETIC, BANDWIDTH = "arithmetic", "bandwidth"
 
 
 def row_limits(
-    sizes: Llava,
+    sizes: ModelSizes,
     precision: str,
     floats: Floats,
     machine: Machine,
     *,
+    image: Size,
     visual_tokens: int,
     prompt_tokens: int,
     answer_tokens: int,
@@ -28,6 +30,7 @@ def row_limits(
     Args:
         floats: bytes of what is not quantized.
         machine: the measured limits.
+        image: the image's size.
         prompt_tokens: all tokens in front of the answer, the visual ones among them.
         first_token, token: the measured seconds.
 
@@ -42,11 +45,12 @@ def row_limits(
     weights = linear_bytes(text, precision) + size * text.embedding_weights
     cached = (prompt_tokens + answer_tokens / 2) * text.cache_numbers * floats.activation
     token_bytes = weights + cached
-    work = true_work(sizes, visual_tokens, prompt_tokens - visual_tokens)
+    beside = prompt_tokens - sizes.view(image).read(visual_tokens)
+    work = true_work(sizes, visual_tokens, beside, image)
     spent = {ARITHMETIC: 0.0, BANDWIDTH: 0.0}
     for macs, read in (
         (work.vision, size * sizes.tower.weights),
-        (work.projector, size * sizes.projector_weights),
+        (work.projector, size * sizes.connector.weights),
         (work.language + work.head, weights),
     ):
         computing, reading = 2 * macs / machine.matrix_rate, read / machine.bandwidth

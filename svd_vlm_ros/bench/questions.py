@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from svd_vlm_ros.bench.answers import CHOICES, Step, make_image, select_tokens
+from svd_vlm_ros.bench.answers import CHOICES, Step, select_tokens
 from svd_vlm_ros.bench.samples import Spread, now, spreads
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ QUESTIONS = (
 
 def measure_questions(
     engine: SceneEngine,
+    image: np.ndarray,
     tokens: int,
     *,
     selector: str,
@@ -39,6 +41,7 @@ def measure_questions(
     """Eight questions on one image, as yes/no choices and in free text.
 
     Args:
+        image: from `answers.image_for`.
         engine: keeps `tokens` visual tokens by `selector`.
         rounds: of measurements, after one that is not counted.
         answer_tokens: the longest answer in free text.
@@ -51,8 +54,7 @@ def measure_questions(
         `ask_together` (the eight waiting together).
     """
     device = torch.device(engine.info.device)
-    select_tokens(engine, tokens, selector)
-    image = make_image(engine.info.image_size)
+    select_tokens(engine, tokens, engine.framing(image).patches, selector)
     asked = [(question, CHOICES) for question in QUESTIONS]
     runs = []
     for number in range(rounds + 1):

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from svd_vlm_ros.bench.answers import (
     Answered,
     Row,
     Step,
+    image_for,
     measure_answers,
     read_rows,
 )
@@ -24,7 +27,7 @@ from svd_vlm_ros.bench.stock import Stock
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.memory import Floats, floats_of
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
 
 if TYPE_CHECKING:
     from svd_vlm_ros.engine import SceneEngine
@@ -45,6 +48,7 @@ class BenchSettings:
         stock: the precision of transformers' `generate` that all is compared with.
         rounds: of measurements.
         answer_tokens: written in each.
+        image: width x height of the image, as `answers.image_for` takes it.
         selector: of the rows with fewer tokens than patches.
         tables: which of `TABLES`, parted by commas; the limits of the machine are always there.
     """
@@ -59,6 +63,7 @@ class BenchSettings:
     selector: str = SELECTOR
     tables: str = ",".join(TABLES)
     stock: str = ""
+    image: str = ""
 
     def __post_init__(self) -> None:
         for name in self.wanted:
@@ -84,7 +89,7 @@ def measure(
         settings: what is measured.
         watch: called once with the number of steps to come, when it is known; returns what is
             called with words before each of them.
-        record: filled table by table, so that nothing is lost where a later one fails.
+        record: filled table by table, so that nothing is lost if a later one fails.
 
     Returns:
         The record: plain values, for `report` and for JSON. Seconds, bytes; every repeated
@@ -116,9 +121,9 @@ def measure(
         "weights": info.weight_bytes,
     }
     try:
-        rows = read_rows(
-            settings.rows, info.visual_tokens_total, settings.stock in ("", settings.precision)
-        )
+        image = image_for(engine, settings.image)
+        total = engine.framing(image).patches
+        rows = read_rows(settings.rows, total, settings.stock in ("", settings.precision))
         step = watch(len(rows) * (settings.rounds + 1) + settings.rounds + 2 + SELECTORS)
         step("the limits of this machine")
         machine = measure_machine(device, engine.loaded.dtype)
@@ -129,13 +134,14 @@ def measure(
             "auto": choose_precision(AUTO, find_sizes(settings.model), device).precision,
             "dtype": info.dtype,
             "random_weights": info.random_weights,
+            "image": f"{image.shape[1]}x{image.shape[0]}",
             "machine": {**asdict(machine), "bandwidth": machine.bandwidth},
             "memory": memory,
             "answers": [],
             "questions": {"visual_tokens": min(row.tokens for row in rows), "seconds": {}},
             "selectors": {"visual_tokens": SELECTOR_TOKENS, "seconds": {}},
         }
-        _measure_tables(settings, engine, rows, machine, step, record)
+        _measure_tables(settings, engine, image, rows, machine, step, record)
     finally:
         engine.close()
     return record
@@ -144,15 +150,13 @@ def measure(
 def _measure_tables(
     settings: BenchSettings,
     engine: SceneEngine,
+    image: np.ndarray,
     rows: list[Row],
     machine: Machine,
     step: Step,
     record: dict[str, Any],
 ) -> None:
-    from transformers import AutoProcessor
-
     from svd_vlm_ros.models import find_sizes
-    from svd_vlm_ros.models.files import find_folder
     from svd_vlm_ros.models.weights.precision_choice import cpu_floats
 
     loaded = engine.loaded  # stock shares the weights
@@ -163,16 +167,17 @@ def _measure_tables(
         "step": step,
     }
     if "answers" in settings.wanted:
-        folder = find_folder(settings.model)
-        stock = Stock(loaded, AutoProcessor.from_pretrained(folder, local_files_only=True))
+        stock = Stock(loaded)
         sizes = find_sizes(settings.model)
-        answered = measure_answers(engine, stock, rows, **shared)
+        answered = measure_answers(engine, image, stock, rows, **shared)
         on_cpu = loaded.device.type == "cpu"
         floats = (cpu_floats if on_cpu else floats_of)(settings.precision)
-        record["answers"] = [_row(each, sizes, floats, machine, settings) for each in answered]
+        record["answers"] = [
+            _row(each, sizes, floats, machine, image.shape, settings) for each in answered
+        ]
     if "questions" in settings.wanted:
         tokens = record["questions"]["visual_tokens"]
-        taken = measure_questions(engine, tokens, **shared)
+        taken = measure_questions(engine, image, tokens, **shared)
         record["questions"]["seconds"] = {name: asdict(spread) for name, spread in taken.items()}
     if "selectors" in settings.wanted:
         record["selectors"]["seconds"] = measure_selectors(
@@ -181,7 +186,12 @@ def _measure_tables(
 
 
 def _row(
-    each: Answered, sizes: Llava, floats: Floats, machine: Machine, settings: BenchSettings
+    each: Answered,
+    sizes: ModelSizes,
+    floats: Floats,
+    machine: Machine,
+    shape: tuple[int, ...],
+    settings: BenchSettings,
 ) -> dict[str, Any]:
     seconds = each.seconds
     return {
@@ -197,6 +207,7 @@ def _row(
             settings.precision,
             floats,
             machine,
+            image=(shape[0], shape[1]),
             visual_tokens=each.row.tokens,
             prompt_tokens=each.prompt_tokens,
             answer_tokens=settings.answer_tokens,

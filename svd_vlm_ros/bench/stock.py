@@ -7,7 +7,7 @@ The processor, `generate` with greedy search, all visual tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +16,15 @@ from torch import nn
 
 from svd_vlm_ros.bench.samples import now
 from svd_vlm_ros.models.weights.layer_speed import layer_speeds
-from svd_vlm_ros.models.weights.precision import QUANTIZED, import_bitsandbytes
+from svd_vlm_ros.models.weights.precision import HEAD, LANGUAGE, QUANTIZED, import_bitsandbytes
 from svd_vlm_ros.models.weights.precision_choice import cpu_candidates, fitting_precisions
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import LoadedModel
 
 
-def stock_precision(model: Llava, device: torch.device) -> str:
+def stock_precision(model: ModelSizes, device: torch.device) -> str:
     """The precision in which transformers and bitsandbytes alone are fastest on a device."""
     if device.type != "cpu":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -43,12 +43,13 @@ class Stock:
     On a CPU call it within `packed.unpacked`: else it runs on the engine's faster layers.
     """
 
-    def __init__(self, loaded: LoadedModel, processor: Any) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
         self._model: Any = loaded.model
-        self._processor = processor
-        self._prompt = loaded.prompt(None)
-        self._device = loaded.device
-        self._dtype = loaded.dtype
+        self._device, self._dtype = loaded.device, loaded.dtype
+        # The vision encoder, and the connector if it is no part of it.
+        ahead = [names for key, names in loaded.components.items() if key not in (LANGUAGE, HEAD)]
+        self._parts = [self._model.get_submodule(name) for names in ahead for name in names]
 
     @torch.inference_mode()
     def answer(self, image: np.ndarray, question: str, tokens: int) -> dict[str, float]:
@@ -59,16 +60,16 @@ class Stock:
             and prompt_tokens.
         """
         begun = now(self._device)
-        inputs = self._processor(
-            images=image, text=self._prompt.text(question), return_tensors="pt"
-        ).to(self._device, self._dtype)
+        inputs = {
+            name: self._placed(value)
+            for name, value in self._loaded.stock_inputs(image, question).items()
+        }
         prepared = now(self._device)
         clock = _Clock(self._device)
-        parts = self._model.model
-        with (
-            _timed(parts.vision_tower, self._device) as vision,
-            _timed(parts.multi_modal_projector, self._device) as project,
-        ):
+        seconds: list[list[float]] = []
+        with ExitStack() as timing:
+            for part in self._parts:
+                seconds.append(timing.enter_context(_timed(part, self._device)))
             self._model.generate(
                 **inputs,
                 do_sample=False,
@@ -77,17 +78,24 @@ class Stock:
                 streamer=clock,
             )
         first, last = clock.times[1], clock.times[-1]  # the prompt came first
+        vision, project = sum(seconds[0]), sum(map(sum, seconds[1:]))
         return {
             "preprocess": prepared - begun,
-            "vision": vision[0],
+            "vision": vision,
             "select": 0.0,
-            "project": project[0],
-            "prefill": first - prepared - vision[0] - project[0],
+            "project": project,
+            "prefill": first - prepared - vision - project,
             "first_token": first - begun,
             "token": (last - first) / max(tokens - 1, 1),
             "answer": last - begun,
             "prompt_tokens": float(inputs["input_ids"].shape[1]),
         }
+
+    def _placed(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return value.to(self._device, dtype)
 
 
 class _Clock:

@@ -87,7 +87,7 @@ def annotate(
     facts = _facts(questions or [])
     from svd_vlm_ros.bags.annotate import Work, check_out, journal_path
     from svd_vlm_ros.bags.annotate import annotate as annotate_bag
-    from svd_vlm_ros.bags.recording import open_bag, picture_topics
+    from svd_vlm_ros.bags.recording import image_topics, open_bag
 
     work = Work(
         prompt=prompt,
@@ -102,7 +102,7 @@ def annotate(
     )
     with open_bag(bag) as reader:
         check_out(out, reader, work)
-        picture_topics(reader, work.topics)  # what can be refused is refused before torch loads
+        image_topics(reader, work.topics)  # what can be refused is refused before torch loads
         engine, _ = options.load_engine(
             *(model, precision, selector, budget, token_cap, device),
             *(min_pixels, max_pixels, position_policy),
@@ -117,14 +117,14 @@ def annotate(
             ) from None
         finally:
             engine.close()
-    described = done.pictures - done.unreadable
+    described = done.images - done.unreadable
     if as_json:
         print_json(
             {
                 "bag": str(bag),
                 "out": str(out),
                 "topics": list(done.topics),
-                "pictures": done.pictures,
+                "pictures": done.images,
                 "described": described,
                 "unreadable": done.unreadable,
                 "from an earlier run": done.kept,

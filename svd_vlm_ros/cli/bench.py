@@ -55,6 +55,14 @@ def bench(
     answer_tokens: Annotated[
         int, typer.Option("--answer-tokens", min=2, help="Tokens written for each answer.")
     ] = 16,
+    image: Annotated[
+        str,
+        typer.Option(
+            metavar="WxH",
+            help="Size of the image, such as 1280x720; empty: a square of the model's own size, or "
+            "640x480 if it takes images of any size.",
+        ),
+    ] = "",
     selector: options.SelectorName = SELECTOR,
     tables: Annotated[
         str, typer.Option(metavar="T,T,...", help="answers, questions, selectors, or some of them.")
@@ -96,6 +104,7 @@ def bench(
         "--rows": rows,
         "--rounds": rounds,
         "--answer-tokens": answer_tokens,
+        "--image": image,
         "--selector": selector,
         "--tables": tables,
         "--device": device,
@@ -109,7 +118,7 @@ def bench(
     settings = {
         each: BenchSettings(
             *(model, each, device, cpu_threads, rows, rounds, answer_tokens),
-            *(selector, tables, stock),
+            *(selector, tables, stock, image),
         )
         for each in precisions
     }
@@ -179,7 +188,7 @@ def _in_a_process(words: list[str], records: list[dict[str, Any]]) -> None:
     if done.stdout.strip():
         records.append(json.loads(done.stdout))
     if done.returncode != 0:
-        raise UserError(f"A measurement ({' '.join(words[-2:])}) ended early, as said above.")
+        raise UserError(f"A measurement ({' '.join(words[-2:])}) ended early: see above.")
 
 
 def _save(path: Path | None, records: list[dict[str, Any]], command: str) -> None:

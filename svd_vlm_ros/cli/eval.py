@@ -151,14 +151,14 @@ def _answer(run: "Run") -> bool:
     if run.rank == 0:
         for sentence in folder.warnings():
             print_warning(sentence)
-    questions = {item.id: item.picture for item in run.task.items}
+    questions = {item.id: item.image for item in run.task.items}
     ending = finish(run.out, cells, questions, begun)
     if ending.lacking:
         print_warning(
             f"Share {run.rank + 1} of {run.world} is done; {ending.lacking} answers of other "
             f"shares are not in {run.out} yet."
         )
-    return not ending.lacking and not ending.told
+    return not ending.lacking and not ending.reported
 
 
 def _show(folder: Path, report: bool, as_json: bool) -> None:

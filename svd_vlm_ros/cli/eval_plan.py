@@ -62,7 +62,7 @@ def plan_run(
     rank, world = _place()
     if world > 1 and device == "auto":
         device = _own_device()
-    opened = open_task(task, data, pictures=images, ocr=ocr)
+    opened = open_task(task, data, images=images, ocr=ocr)
     if rank == 0:
         _warn_of_gaps(opened.missing, opened.left_out, opened.notes)
     return Run(

@@ -11,6 +11,14 @@ import typer
 from svd_vlm_ros.cli import options
 from svd_vlm_ros.cli.console import gigabytes, milliseconds, print_json, stdout
 from svd_vlm_ros.cli.plan_here import THIS, plan_here, show
+from svd_vlm_ros.cli.planned import (
+    DEFAULT_IMAGE,
+    ImageSize,
+    PlannedModel,
+    find_model,
+    in_words,
+    parse_image,
+)
 
 if TYPE_CHECKING:
     from svd_vlm_ros.planning.plan import Deployment, Plan
@@ -28,10 +36,8 @@ def plan(
     visual_tokens: Annotated[
         int, typer.Option("--visual-tokens", min=1, help="Visual tokens kept of each image.")
     ] = 64,
-    model: Annotated[
-        str,
-        typer.Option(help="llava-1.5-7b, llava-1.5-13b, scout, or a folder with a config.json."),
-    ] = "llava-1.5-7b",
+    model: PlannedModel = "llava-1.5-7b",
+    image: ImageSize = DEFAULT_IMAGE,
     cameras: Annotated[int, typer.Option(min=1, help="Cameras that are watched in turn.")] = 1,
     text_tokens: Annotated[
         int, typer.Option("--text-tokens", min=1, help="Tokens of prompt and question.")
@@ -48,7 +54,8 @@ def plan(
     ] = "engine",
     desktop: Annotated[bool, typer.Option("--desktop", help="A desktop runs beside it.")] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every module in every precision, with 576 to 16 tokens.")
+        bool,
+        typer.Option("--all", help="Every module in every precision, with all tokens down to 16."),
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Hold the model against published measurements.")
@@ -68,13 +75,17 @@ def plan(
     if not (device or everything or check):
         raise typer.BadParameter("give --device, --all or --check")
     if device in THIS and not (everything or check):
-        show(plan_here(model, visual_tokens, text_tokens, answer_tokens), as_json)
+        found = plan_here(
+            find_model(model), visual_tokens, text_tokens, answer_tokens, parse_image(image)
+        )
+        show(found, as_json)
         return
     wanted = Deployment(
         device=device or "agx-orin-64",
         precision=precision,
         visual_tokens=visual_tokens,
-        model=model,
+        model=find_model(model),
+        image=parse_image(image),
         cameras=cameras,
         text_tokens=text_tokens,
         answer_tokens=answer_tokens,
@@ -93,6 +104,8 @@ def plan(
 def _record(made: "Plan") -> dict[str, Any]:
     return {
         **asdict(made.deployment),
+        "image": in_words(made.deployment.image),
+        "view": asdict(made.view),
         "fits": made.fits,
         "bytes": {part.name: round(part.bytes) for part in made.parts},
         "estimates": [part.name for part in made.parts if part.estimate] + ["select"],
@@ -113,6 +126,17 @@ def _record(made: "Plan") -> dict[str, Any]:
         "token_limit": made.token_limit,
         "rate_is_estimate": made.device.rate_is_estimate,
         "source": made.device.source,
+        "measured": [
+            {
+                "what": m.what,
+                "device": m.device,
+                "software": m.program,
+                "tokens_per_second": 1 / m.seconds,
+                "used_bytes": m.used_bytes or None,
+                "source": m.source,
+            }
+            for m in made.measured
+        ],
         "advice": made.advice,
     }
 
@@ -120,11 +144,14 @@ def _record(made: "Plan") -> dict[str, Any]:
 def _print(made: "Plan") -> None:
     from rich.table import Table
 
+    from svd_vlm_ros.planning.devices import DEVICES
+
     wanted, console = made.deployment, stdout()
     words = {"yes": "It fits", "tight": "It fits tightly", "no": "It does not fit"}[made.fits]
     console.print(
-        f"{wanted.model} in {wanted.precision} with {wanted.visual_tokens} visual tokens on "
-        f"{made.device.name}, {wanted.cameras} camera{'s' if wanted.cameras > 1 else ''}"
+        f"{wanted.model} in {wanted.precision} with {wanted.visual_tokens} of {made.view.tokens} "
+        f"visual tokens on {made.device.name}, {wanted.cameras} "
+        f"camera{'s' if wanted.cameras > 1 else ''} of {in_words(wanted.image)}"
     )
     console.print(
         f"{words}: {gigabytes(made.needed_bytes)} of {gigabytes(made.capacity_bytes)}.",
@@ -142,7 +169,7 @@ def _print(made: "Plan") -> None:
         times.add_column(justify="right")
         times.add_column()
         for name, seconds, note in (
-            ("vision", made.vision, ""),
+            ("vision", made.vision, f"{made.view.patches} patches, whatever is kept"),
             ("selection", made.select, "estimate"),
             ("projector", made.project, ""),
             ("image and question read", made.prefill, ""),
@@ -161,6 +188,12 @@ def _print(made: "Plan") -> None:
             f"Time, calculated for software of the kind '{wanted.software}':", style="bold"
         )
         console.print(times)
+    for m in made.measured:
+        used = f" in {gigabytes(m.used_bytes)}" if m.used_bytes else ""
+        console.print(
+            f"Measured by others on {DEVICES[m.device].name}: {m.shown}{used}, {m.what} "
+            f"({m.program}; {m.source})"
+        )
     console.print(f"What would help: {made.advice}")
 
 
@@ -172,8 +205,8 @@ def _matrix(wanted: "Deployment", plans: "list[Plan]", as_json: bool) -> None:
         return
     tokens = sorted({made.deployment.visual_tokens for made in plans}, reverse=True)
     table = Table(
-        title=f"{wanted.model}, {wanted.software}: time to first token by visual tokens "
-        "(calculated)",
+        title=f"{wanted.model}, images of {in_words(wanted.image)}, {wanted.software}: time to "
+        "first token by visual tokens (calculated)",
         title_justify="left",
         caption="-: does not fit. ~: tight. GB and tokens/s: with the fewest visual tokens.",
         caption_justify="left",

@@ -6,12 +6,17 @@ from __future__ import annotations
 from typing import Any
 
 from svd_vlm_ros.cli.console import gigabytes, milliseconds, print_json, spinner, stdout
+from svd_vlm_ros.cli.planned import in_words
 
 THIS = ("this", "cpu")
 
 
 def plan_here(
-    model: str, visual_tokens: int, text_tokens: int, answer_tokens: int
+    model: str,
+    visual_tokens: int,
+    text_tokens: int,
+    answer_tokens: int,
+    image: tuple[int, int],
 ) -> dict[str, Any]:
     """Time one layer in each precision, and work out the rest. Nothing is loaded or fetched.
 
@@ -23,10 +28,11 @@ def plan_here(
         UserError: the model is not known.
     """
     from svd_vlm_ros.planning.flops import true_work
-    from svd_vlm_ros.planning.shapes import find_llava
+    from svd_vlm_ros.planning.known import find_sizes
 
-    sizes = find_llava(model)
-    true_work(sizes, visual_tokens, text_tokens)  # raises for numbers that the model can't have
+    sizes = find_sizes(model)
+    # Raises for numbers that the model can't have.
+    true_work(sizes, visual_tokens, text_tokens, image)
     with spinner("Timing a layer in each precision"):
         import torch
 
@@ -34,14 +40,18 @@ def plan_here(
         from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision, cpu_bytes
 
         choice = choose_precision(AUTO, sizes, torch.device("cpu"))
-    rows = visual_tokens + text_tokens
+    view = sizes.view(image)
+    rows = view.read(visual_tokens) + text_tokens
     return {
         "model": model,
+        "image": in_words(image),
+        "patches": view.patches,
         "cpu": cpu_name(),
         "class": cpu_class(),
         "threads": torch.get_num_threads(),
         "free_bytes": available_memory(),
         "visual_tokens": visual_tokens,
+        "visual_tokens_total": view.tokens,
         "text_tokens": text_tokens,
         "answer_tokens": answer_tokens,
         "auto": choice.precision,
@@ -49,11 +59,11 @@ def plan_here(
         "precisions": [
             {
                 "precision": each,
-                "bytes": cpu_bytes(sizes, each),
+                "bytes": cpu_bytes(sizes, each, image),
                 "fits": each in choice.fitting,
-                "first_token": speed.first_token(sizes, rows),
+                "first_token": speed.first_token(sizes, rows, image),
                 "token": speed.each_token(sizes),
-                "answer": speed.answer(sizes, rows, answer_tokens),
+                "answer": speed.answer(sizes, rows, answer_tokens, image),
             }
             for each, speed in choice.speeds.items()
         ],
@@ -70,7 +80,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     console = stdout()
     free = found["free_bytes"]
     console.print(
-        f"{found['model']} with {found['visual_tokens']} visual tokens on this CPU: "
+        f"{found['model']} with {found['visual_tokens']} of {found['visual_tokens_total']} visual "
+        f"tokens of an image of {found['image']} ({found['patches']} patches) on this CPU: "
         f"{found['cpu']}, {found['class']}, {found['threads']} threads"
         + (f", {gigabytes(free)} of memory free" if free else "")
     )

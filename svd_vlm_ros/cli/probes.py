@@ -135,9 +135,9 @@ def precision(model: str) -> Found:
     from svd_vlm_ros.cpu import available_memory, cpu_class, cpu_name
     from svd_vlm_ros.models.weights.precision import compute_dtype
     from svd_vlm_ros.models.weights.precision_choice import AUTO, choose_precision, cpu_bytes
-    from svd_vlm_ros.planning.shapes import find_llava
+    from svd_vlm_ros.planning.known import find_sizes
 
-    sizes, place = find_llava(model), library.device("cpu")
+    sizes, place = find_sizes(model), library.device("cpu")
     choice = choose_precision(AUTO, sizes, place, fresh=True)
     return {
         "cpu": cpu_name(),

@@ -103,7 +103,9 @@ def check_options(options: ModelOptions) -> None:
         )
     least, most = options.min_pixels, options.max_pixels
     for name, pixels in (("min_pixels", least), ("max_pixels", most)):
-        if pixels is not None and pixels < 1:
-            raise UserError(f"{name} must be 1 or more, not {pixels}.")
+        if pixels is None:
+            continue
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
+            raise UserError(f"{name} must be a whole number of 1 or more, not {pixels}.")
     if least is not None and most is not None and least > most:
         raise UserError(f"min_pixels ({least}) is more than max_pixels ({most}).")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selectors compared: the same model, the same pictures, the same questions, scored as published.
+"""Selectors compared: the same model, the same images, the same questions, scored as published.
 
-A task (`tasks`) is a list of questions about pictures with their true answers; a cell is one way to
+A task (`tasks`) is a list of questions about images with their true answers; a cell is one way to
 answer them (precision, selector, tokens, condition). `runner` fills the cells, one JSON line an
 answer (`records`), `results` counts, `tables` and `report` show. No ROS, and no network.
 """

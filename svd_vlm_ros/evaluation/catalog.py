@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks by their names; what a task is, `tasks.py` says."""
+"""Tasks by their names; `tasks.py` defines what a task is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.tasks import TASK_NAMES, Task
 
 
-def open_task(name: str, data: Path | None = None, *, pictures: int = 0, ocr: bool = True) -> Task:
+def open_task(name: str, data: Path | None = None, *, images: int = 0, ocr: bool = True) -> Task:
     """Read a task's questions.
 
     Args:
         name: one of `TASK_NAMES`.
-        data: the folder of the data set; scout draws its own pictures and takes none.
-        pictures: only the first so many; 0: all of them, of scout `held_out.PICTURES`.
+        data: the folder of the data set; scout draws its own images and takes none.
+        images: only the first so many; 0: all of them, of scout `held_out.IMAGES`.
         ocr: TextVQA: write the OCR tokens into the prompt, as LLaVA-1.5's evaluation does.
 
     Raises:
@@ -25,8 +25,8 @@ def open_task(name: str, data: Path | None = None, *, pictures: int = 0, ocr: bo
         from svd_vlm_ros.evaluation.held_out import scout_task
 
         if data is not None:
-            raise UserError("The task scout draws its own pictures: leave --data out.")
-        return scout_task(pictures)
+            raise UserError("The task scout draws its own images: leave --data out.")
+        return scout_task(images)
     if name not in TASK_NAMES:
         raise UserError(f"There is no task '{name}': take one of {', '.join(TASK_NAMES)}.")
     if data is None:
@@ -39,7 +39,7 @@ def open_task(name: str, data: Path | None = None, *, pictures: int = 0, ocr: bo
     if name == "gqa":
         from svd_vlm_ros.evaluation.gqa import gqa_task
 
-        return gqa_task(data).first(pictures)
+        return gqa_task(data).first(images)
     from svd_vlm_ros.evaluation.textvqa import textvqa_task
 
-    return textvqa_task(data, ocr=ocr).first(pictures)
+    return textvqa_task(data, ocr=ocr).first(images)

@@ -34,7 +34,7 @@ class Cell:
 
     @classmethod
     def from_key(cls, key: str) -> Cell:
-        """The cell of a `key`. Raises `ValueError` where it is none."""
+        """The cell of a `key`. Raises `ValueError` if it is none."""
         precision, selector, tokens, condition = key.split("/")
         return cls(precision, selector, int(tokens), condition)
 
@@ -53,7 +53,7 @@ def plan_cells(
 
     Args:
         precision, selectors, budgets, conditions: what to combine.
-        patches: of the model's pictures.
+        patches: of the model's images.
     """
     chosen = [
         (KEEP_ALL, patches) if selector == KEEP_ALL or budget >= patches else (selector, budget)
@@ -73,7 +73,7 @@ def condition_of(corruption: str, severity: int) -> str:
 
 
 def corruption_of(condition: str) -> tuple[str, int] | None:
-    """A condition's corruption and severity; None where the picture is as it was."""
+    """A condition's corruption and severity; None if the image is as it was."""
     if condition in (CLEAN, REPHRASED):
         return None
     name, severity = condition.rsplit(" ", 1)

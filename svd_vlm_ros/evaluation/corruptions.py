@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as bad weather, cheap cameras and narrow networks leave them.
+"""Images as bad weather, cheap cameras and narrow networks leave them.
 
 Twelve of the fifteen common corruptions of Hendrycks & Dietterich (arXiv 1903.12261), with their
 published parameters of severities 1 to 5, in OpenCV and NumPy. Left out are frost (it needs a set
 of photographs), glass blur and elastic transform (they are not what happens outdoors). The
 libraries that have all fifteen do not run beside this package: `imagecorruptions` 1.1.2 fails with
-NumPy 2 and wants `opencv-python`, whose files those of `opencv-python-headless` overwrite.
+NumPy 2 and needs `opencv-python`, whose files those of `opencv-python-headless` overwrite.
 
-The parameters were published for pictures of 224 pixels. Lengths are scaled with the shorter side
-here, so that a corruption looks alike on a small and on a large picture.
+The parameters were published for images of 224 pixels. Lengths are scaled with the shorter side
+here, so that a corruption looks alike on a small and on a large image.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import numpy as np
 from svd_vlm_ros.errors import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
-PUBLISHED_SIDE = 224  # pixels of the pictures that the parameters were published for
+PUBLISHED_SIDE = 224  # pixels of the images that the parameters were published for
 
 Image = np.ndarray
 Corrupt = Callable[[Image, int, np.random.Generator, float], Image]
-"""From a picture (float32 [H, W, 3], 0 to 1), severity - 1, a generator and the scale of lengths to
-the corrupted picture, which may leave 0 to 1.
+"""From an image (float32 [H, W, 3], 0 to 1), severity - 1, a generator and the scale of lengths to
+the corrupted image, which may leave 0 to 1.
 """
 
 
-def corrupt(picture: Image, name: str, severity: int, seed: str) -> Image:
-    """Corrupt a picture; the same seed, the same result.
+def corrupt(image: Image, name: str, severity: int, seed: str) -> Image:
+    """Corrupt an image; the same seed, the same result.
 
     Args:
-        picture: uint8 [H, W, 3], RGB. It is not changed.
+        image: uint8 [H, W, 3], RGB. It is not changed.
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
-        seed: what makes this picture's noise its own: its key and the run's seed.
+        seed: what makes this image's noise its own: its key and the run's seed.
 
     Returns:
         uint8 [H, W, 3].
@@ -51,9 +51,8 @@ def corrupt(picture: Image, name: str, severity: int, seed: str) -> Image:
     if severity not in SEVERITIES:
         raise UserError(f"A corruption's severity is 1 to 5, not {severity}.")
     rng = np.random.default_rng(zlib.crc32(f"{seed}/{name}".encode()))
-    scale = min(picture.shape[:2]) / PUBLISHED_SIDE
-    image = picture.astype(np.float32) / 255
-    done = CORRUPTIONS[name](image, severity - 1, rng, scale)
+    scale = min(image.shape[:2]) / PUBLISHED_SIDE
+    done = CORRUPTIONS[name](image.astype(np.float32) / 255, severity - 1, rng, scale)
     return np.clip(np.rint(done * 255), 0, 255).astype(np.uint8)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import Cell
-from svd_vlm_ros.evaluation.records import Folder, read_folder
+from svd_vlm_ros.evaluation.records import Folder, answer_line, read_folder
 from svd_vlm_ros.evaluation.results import gaps
 from svd_vlm_ros.evaluation.tables import as_json, kinds_markdown, markdown
 from svd_vlm_ros.models.files import find_folder, is_random
@@ -35,11 +35,11 @@ class Ending:
 
     Attributes:
         lacking: answers that are not there yet.
-        told: another process of the same run has merged and said so already.
+        reported: another process of the same run has merged and reported it already.
     """
 
     lacking: int
-    told: bool = False
+    reported: bool = False
 
 
 def finish(
@@ -52,7 +52,7 @@ def finish(
     Args:
         out: the folder of answers.
         cells: of the run.
-        questions: {question id: picture} of the run.
+        questions: {question id: image} of the run.
         begun: when this process began, seconds since 1970.
     """
     merged = out / MERGED
@@ -62,7 +62,7 @@ def finish(
         if lacking:
             return Ending(lacking)
         if merged.exists() and merged.stat().st_mtime > begun:
-            return Ending(0, told=True)
+            return Ending(0, reported=True)
         write_merged(out, folder)
         write_tables(out, folder)
     return Ending(0)
@@ -83,8 +83,7 @@ def write_merged(out: Path, folder: Folder) -> None:
         yield json.dumps({"record": "settings", "settings": folder.settings}, ensure_ascii=False)
         for key, answers in folder.answers.items():
             for question in sorted(answers):
-                fields = {"cell": key, "id": question, **answers[question]._asdict()}
-                yield json.dumps({"record": "answer", **fields}, ensure_ascii=False)
+                yield json.dumps(answer_line(key, question, answers[question]), ensure_ascii=False)
 
     _write(out / MERGED, "".join(line + "\n" for line in lines()))
 

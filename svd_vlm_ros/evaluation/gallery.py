@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the report: what each selector kept, drawn over them, and what was answered.
+"""Images of the report: what each selector kept, drawn over them, and what was answered.
 
-A picture is in the page once; what was not kept is dimmed by a path over it. Kept patches are
+An image is in the page once; what was not kept is dimmed by a path over it. Kept patches are
 outlined; a token that was merged from several has a dashed outline and a dot on the patch that
 stands for it, and the patches that went into it are dimmed less.
 """
@@ -19,27 +19,27 @@ import cv2
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import CLEAN, KEEP_ALL, Cell
 from svd_vlm_ros.evaluation.records import Folder
-from svd_vlm_ros.evaluation.shown import LOOKS, picture_path
+from svd_vlm_ros.evaluation.shown import LOOKS, image_path
 
-SHOWN_QUESTIONS = 4  # of a picture, under each selector
-WIDEST = 336  # pixels of a picture in the page
+SHOWN_QUESTIONS = 4  # of an image, under each selector
+WIDEST = 336  # pixels of an image in the page
 JPEG_QUALITY = 80
 LIKELY = 64  # the budget that is shown beside the smallest one
 
 
 def gallery_html(out: Path, folder: Folder, selectors: Sequence[str]) -> str:
-    """Up to twelve pictures, each folded away under its name; "" where none were kept."""
+    """Up to twelve images, each folded away under its name; "" if none were kept."""
     looks: dict[str, dict[tuple[int, str], dict[str, Any]]] = {}
     first = _first_precision(folder)
     for line in folder.looks:
         cell = Cell.from_key(line["cell"])
         if cell.condition == CLEAN and cell.precision == first:
             looks.setdefault(line["picture"], {})[cell.tokens, cell.selector] = line
-    keys = [key for key in looks if picture_path(out, key).is_file()][:LOOKS]
+    keys = [key for key in looks if image_path(out, key).is_file()][:LOOKS]
     budgets = _budgets({tokens for key in keys for tokens, name in looks[key] if name != KEEP_ALL})
     parts = []
     for number, key in enumerate(keys):
-        parts.append(_picture_html(out, folder, key, number, looks[key], budgets, selectors, first))
+        parts.append(_image_html(out, folder, key, number, looks[key], budgets, selectors, first))
     return "".join(parts)
 
 
@@ -56,7 +56,7 @@ def _budgets(found: Iterable[int]) -> list[int]:
     return list(dict.fromkeys((near, ordered[0])))
 
 
-def _picture_html(
+def _image_html(
     out: Path,
     folder: Folder,
     key: str,
@@ -69,16 +69,16 @@ def _picture_html(
     size = next(iter(looks.values()))["size"]
     rows = _answers(folder, key, Cell(precision, KEEP_ALL, 0))
     parts = [
-        f'<details class="picture"{" open" if number == 0 else ""}><summary>',
+        f'<details class="image"{" open" if number == 0 else ""}><summary>',
         f'<svg class="thumb" viewBox="0 0 {size[1]} {size[0]}" role="img" '
-        f'aria-label="picture {escape(key)}">',
-        f'<image id="p{number}" href="{_data_uri(picture_path(out, key))}" '
+        f'aria-label="image {escape(key)}">',
+        f'<image id="p{number}" href="{_data_uri(image_path(out, key))}" '
         f'width="{size[1]}" height="{size[0]}"/></svg>',
-        f"<span>Picture {escape(key)}</span></summary>",
+        f"<span>Image {escape(key)}</span></summary>",
     ]
     parts.append(f"<p>Asked, with the true answers:</p>{_truths(folder, key)}")
     if rows:
-        parts.append(f"<div class='all'><p>With all tokens:</p>{_list(rows)}</div>")
+        parts.append(f"<p>With all tokens:</p>{_list(rows)}")
     shown: set[str] = set()
     for budget in budgets:
         parts.append(f"<h4>{budget} tokens</h4><div class='looks'>")
@@ -112,7 +112,7 @@ def _count(kept: int, budget: int) -> str:
 
 
 def _answers(folder: Folder, key: str, cell: Cell) -> list[tuple[str, str, float]]:
-    """Of a picture in a cell (tokens 0: any number): question, answer, score of some questions."""
+    """Of an image in a cell (tokens 0: any number): question, answer, score of some questions."""
     asked = folder.asked.get(key, {})
     for other, answers in folder.answers.items():
         found = Cell.from_key(other)
@@ -128,7 +128,7 @@ def _answers(folder: Folder, key: str, cell: Cell) -> list[tuple[str, str, float
 
 
 def _truths(folder: Folder, key: str) -> str:
-    """The questions that are shown of a picture, with their true answers."""
+    """The questions that are shown of an image, with their true answers."""
     asked = list(folder.asked.get(key, {}).values())
     step = max(1, len(asked) // SHOWN_QUESTIONS)
     items = [
@@ -150,7 +150,7 @@ def _list(rows: Iterable[tuple[str, str, float]]) -> str:
 
 
 def _drawn(look: Mapping[str, Any], number: int) -> str:
-    """A picture with what was kept of it: SVG over the picture that is in the page already."""
+    """An image with what was kept of it: SVG over the image that is in the page already."""
     height, width = look["size"]
     merged = {int(index): made for index, made in look["merged"].items()}
     kept = set(look["kept"])
@@ -214,13 +214,13 @@ def _dot(look: Mapping[str, Any], index: int) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    """A picture as a data address, small enough for a page."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
+    """An image as a data address, small enough for a page."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
         raise UserError(f"{path} is broken: delete it and run the evaluation again.")
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if width > WIDEST:
         size = (WIDEST, max(1, round(height * WIDEST / width)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

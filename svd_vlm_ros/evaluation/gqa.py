@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GQA: `testdev_balanced_questions.json` and its pictures, as they are downloaded."""
+"""GQA: `testdev_balanced_questions.json` and its images, as they are downloaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUESTIONS = (
     "questions/testdev_balanced_questions.json",
     "questions1.2/testdev_balanced_questions.json",
 )
-PICTURES = ("images", "allImages/images")
+IMAGES = ("images", "allImages/images")
 
 PROTOCOL = (
     "GQA test-dev, balanced questions; LLaVA-1.5's system prompt, with "
@@ -43,7 +43,7 @@ def gqa_task(data: Path) -> Task:
         UserError: a file is missing, cut or in another format; two questions have one id.
     """
     path = find_file(data, QUESTIONS, "GQA's question file")
-    folder = find_folder(data, PICTURES, "GQA's pictures")
+    folder = find_folder(data, IMAGES, "GQA's images")
     # As pairs: a dict would silently keep the last of two questions with one id.
     content = read_json_file(path, object_pairs_hook=list)
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
@@ -66,7 +66,7 @@ def gqa_task(data: Path) -> Task:
 
 
 def _question(path: Path, key: Any, value: Any) -> Item | None:
-    """One question of the file; None where it is not of the balanced set, which alone is scored."""
+    """One question of the file; None if it is not of the balanced set, which alone is scored."""
     fields = dict(value) if isinstance(value, list) else {}
     try:
         if not fields.get("isBalanced", True):
@@ -74,7 +74,7 @@ def _question(path: Path, key: Any, value: Any) -> Item | None:
         types = dict(fields.get("types") or {})
         return Item(
             id=str(key),
-            picture=str(fields["imageId"]),
+            image=str(fields["imageId"]),
             question=str(fields["question"]),
             truth=(str(fields["answer"]),),
             kind=str(types.get("structural", "all")),

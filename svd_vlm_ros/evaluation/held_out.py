@@ -13,8 +13,8 @@ from svd_vlm_ros.scout.questions import QUESTION_KINDS, Question, questions
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import HELD_OUT_SEEDS, WorldScene, sample_scene
 
-PICTURES = 100
-"""Scenes that are asked about where no number is given: 1,100 questions and more."""
+IMAGES = 100
+"""Scenes that are asked about if no number is given: 1,100 questions and more."""
 
 MAX_NEW_TOKENS = 96  # the longest description of six objects
 
@@ -24,25 +24,25 @@ PROTOCOL = (
 )
 
 
-def scout_task(pictures: int = 0) -> Task:
+def scout_task(images: int = 0) -> Task:
     """The first held-out scenes, each with one question of each kind that it allows.
 
     Args:
-        pictures: how many scenes; 0: `PICTURES`.
+        images: how many scenes; 0: `IMAGES`.
     """
-    pictures = pictures or PICTURES
-    if pictures > len(HELD_OUT_SEEDS):
+    images = images or IMAGES
+    if images > len(HELD_OUT_SEEDS):
         raise UserError(f"There are {len(HELD_OUT_SEEDS)} held-out scenes: ask for fewer.")
     items = [
         Item(
             id=f"{seed}/{question.kind}",
-            picture=str(seed),
+            image=str(seed),
             question=question.text,
             truth=(question.answer,),
             kind=question.kind,
             max_new_tokens=MAX_NEW_TOKENS,
         )
-        for seed in HELD_OUT_SEEDS[:pictures]
+        for seed in HELD_OUT_SEEDS[:images]
         for question in one_of_each(sample_scene(seed))
     ]
     return Task(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture for many cells: encoded once, then chosen from and asked about in every way."""
+"""One image for many cells: encoded once, then chosen from and asked about in every way."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from svd_vlm_ros import models
 from svd_vlm_ros.engine import Answer, Scene, SceneEngine
 from svd_vlm_ros.models.images import Framing, TiledFraming
 from svd_vlm_ros.selection import LayerSelector, Need, VisualFeatures, make_selector
 
 
 def relevance_of(model: str) -> str:
-    """The space in which selectors compare picture and question: "clip", or "words".
+    """The space in which selectors compare image and question: "clip", or "words".
 
-    Scout and random models come without a text tower: there it is the language model's own word
-    embeddings.
+    Many models come without a text tower: there it is the language model's own word embeddings.
     """
-    return "words" if model == "scout" or model.startswith("random:") else "clip"
+    return models.family_of(model).relevance(model)
 
 
 def selector_options(name: str, model: str, seed: int) -> dict[str, Any]:
-    """What a selector is told, for a model: the run's seed, the space of `relevance_of`."""
+    """A selector's options for a model: the run's seed, the space of `relevance_of`."""
     fields = getattr(type(make_selector(name)), "__dataclass_fields__", {})
     if "seed" in fields:
         return {"seed": seed}
@@ -33,7 +33,7 @@ def selector_options(name: str, model: str, seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """A picture that was encoded, for one engine."""
+    """An image that was encoded, for one engine."""
 
     shape: tuple[int, int, int]
     features: VisualFeatures
@@ -43,7 +43,7 @@ class Looked:
 def look(
     engine: SceneEngine, image: np.ndarray, selectors: Mapping[str, Mapping[str, Any]]
 ) -> Looked:
-    """Encode a picture with all that some selectors want to know. `UserError`: it can't be used.
+    """Encode an image with all that some selectors need. `UserError`: it can't be used.
 
     Args:
         engine: of the model.
@@ -60,7 +60,7 @@ def look(
 
 
 def see(engine: SceneEngine, looked: Looked) -> Scene:
-    """A scene by the selector that the engine uses now. `UserError`: it can't do this picture."""
+    """A scene by the selector that the engine uses now. `UserError`: it can't do this image."""
     return engine.see_features(looked.features, looked.framing, looked.shape)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Colours that are told apart by most eyes, on white and on black (after Okabe and Ito).
+# Colours that most eyes tell apart, on white and on black (after Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#808080")
 DODGE = 1.3  # pixels from one line's points to the next one's
 DASHES = ("", "7 3", "2 3")
@@ -41,7 +41,7 @@ class Chart:
     """What a chart shows.
 
     Attributes:
-        title: for who can't see it.
+        title: for readers who can't see it.
         x_label, y_label: the axes, with units.
         lines: the place of a line in this list decides how it is drawn, see `style`.
         ticks: values of x that are written; x is logarithmic.
@@ -94,7 +94,7 @@ def chart_svg(chart: Chart, width: int, height: int) -> str:
 
 
 class _Box:
-    """Where values lie on the chart."""
+    """From values to pixels of the chart."""
 
     def __init__(self, chart: Chart, left: float, top: float, right: float, bottom: float) -> None:
         xs = [x for line in chart.lines for x, _, _ in line.points]

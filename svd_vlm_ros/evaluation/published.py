@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the papers report for LLaVA-1.5-7B, to stand beside what was measured here.
 
-From the tables of the methods' own papers and of those that compare them; where others ran a method
+From the tables of the methods' own papers and of those that compare them; if others ran a method
 again with another result, both are given, the method's own paper first. The TextVQA figures are
 with OCR tokens in the prompt.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 BUDGETS = (192, 128, 64, 32, 16)
 FULL = {"gqa": 61.9, "textvqa": 58.2}
-NO_PICTURE = {"gqa": 37.65, "textvqa": 41.66}
+NO_IMAGE = {"gqa": 37.65, "textvqa": 41.66}
 
 # GQA/TextVQA at 192, 128, 64, 32 and 16 tokens; a dash: not reported.
 _TABLE = """
@@ -33,7 +33,7 @@ _TABLE = """
 
 
 def published(task: str, selector: str, tokens: int) -> tuple[float, ...]:
-    """Published accuracies in percent, the method's own paper first; () where there is none.
+    """Published accuracies in percent, the method's own paper first; () if there is none.
 
     Args:
         task: "gqa" or "textvqa"; other tasks have none.

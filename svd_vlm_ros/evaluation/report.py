@@ -22,7 +22,7 @@ from svd_vlm_ros.evaluation.records import Folder
 from svd_vlm_ros.evaluation.results import Results, collect
 from svd_vlm_ros.evaluation.tables import kinds_markdown, markdown
 
-WIDE, NARROW = (920, 460), (352, 400)  # pixels of a chart on a desk's screen and on a telephone's
+WIDE, NARROW = (920, 460), (352, 400)  # pixels of a chart on a desktop and on a phone
 
 CSS = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c1c1e;--soft:#5c5c66;--rule:#d4d4da;
@@ -49,13 +49,13 @@ svg .error{stroke-width:1;opacity:.45}
 .swatch{flex:none}
 details{border:1px solid var(--rule);border-radius:6px;margin:8px 0;padding:0 12px}
 summary{cursor:pointer;padding:8px 0;font-weight:600}
-.picture>summary{display:flex;align-items:center;gap:12px;list-style:none}
-.picture>summary::before{content:"▸"}.picture[open]>summary::before{content:"▾"}
+.image>summary{display:flex;align-items:center;gap:12px;list-style:none}
+.image>summary::before{content:"▸"}.image[open]>summary::before{content:"▾"}
 .thumb{width:84px;height:auto;flex:none}
 .looks{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
 figure{margin:0}figure svg{width:100%;height:auto;display:block;border-radius:4px}
 figcaption{font-size:.88em;margin-top:4px}
-.picture p{margin:.4em 0 0}.picture ol{margin:.2em 0;padding-left:1.5em}
+.image p{margin:.4em 0 0}.image ol{margin:.2em 0;padding-left:1.5em}
 .right{color:var(--right);font-weight:700}.wrong{color:var(--wrong);font-weight:700}
 .out{fill:#0b0b10;fill-opacity:.72}.joined{fill:#0b0b10;fill-opacity:.36}
 .kept{fill:none;stroke:#ffbe3c;stroke-width:1.2}
@@ -69,7 +69,7 @@ def write_report(out: Path, folder: Folder, path: Path) -> None:
     """Write the page.
 
     Args:
-        out: the folder of answers, which holds the pictures that are shown.
+        out: the folder of answers, which holds the images that are shown.
         folder: what is in it.
         path: of the page.
 
@@ -110,7 +110,7 @@ def report_html(out: Path, folder: Folder) -> str:
             "<h2>What was kept</h2><p>Bright with an amber outline: kept as it is. Dashed blue "
             "with a dot: stands for a token that was merged from several patches, which are dimmed "
             "less than what was left out. Of selectors that look at the question: what was kept "
-            "for the picture's first one. Of those that act inside the language model: what its "
+            "for the image's first one. Of those that act inside the language model: what its "
             f"last layers read.</p>{gallery}"
         )
     head = (
@@ -158,7 +158,7 @@ def _charts(results: Results, names: list[str]) -> list[str]:
             parts.append(f"<h2>Accuracy against time to first answer{behind}</h2>")
             chart = Chart(
                 "Accuracy against seconds to the first token, one line a selector",
-                "seconds from a new picture to the first token",
+                "seconds from a new image to the first token",
                 "accuracy, %",
                 by_time,
                 round_ticks(by_time),
@@ -181,7 +181,7 @@ def _legend(names: list[str]) -> str:
 
 
 def _lines(results: Results, precision: str, names: list[str], timed: bool) -> tuple[Line, ...]:
-    """One line a selector; each ends at the point with all tokens, where there is one."""
+    """One line a selector; each ends at the point with all tokens, if there is one."""
     lines = []
     for name in names:
         points = []

@@ -23,13 +23,13 @@ class Figure:
         mean: in percent (accuracy), or in points (a difference of two).
         interval: half of its 95 % interval, in points.
         questions: how many.
-        pictures: how many pictures these were about.
+        images: how many images these were about.
     """
 
     mean: float
     interval: float
     questions: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class CellResult:
 
     Attributes:
         cell: which.
-        accuracy: over all its questions; None where none was answered.
+        accuracy: over all its questions; None if none was answered.
         kinds: over the questions of each kind.
         tokens: visual tokens that the answers read, the mean over layers and answers.
         missing: questions of the run that have no answer in this cell.
-        reason: why they have none, in a sentence; "" where the run is not finished.
-        first_token: median seconds from a new picture to the first token; None: not timed.
+        reason: why they have none, in a sentence; "" if the run is not finished.
+        first_token: median seconds from a new image to the first token; None: not timed.
     """
 
     cell: Cell
@@ -62,7 +62,7 @@ class Results:
     Attributes:
         settings: of the folder.
         cells: the results, by cell.
-        unread: pictures that could not be read, with the reason.
+        unread: images that could not be read, with the reason.
         notes: what a reader should know, in sentences.
     """
 
@@ -73,24 +73,24 @@ class Results:
 
 
 def figure(scores: Iterable[tuple[str, float]]) -> Figure | None:
-    """The mean of scores with its 95 % interval, from (picture, score) pairs.
+    """The mean of scores with its 95 % interval, from (image, score) pairs.
 
-    Questions about one picture are right or wrong together, so that pictures, not questions, are
-    the independent draws: the standard error is that of a ratio of sums over pictures (the cluster
-    estimator). With as many pictures as questions it is the usual one.
+    Questions about one image are right or wrong together, so that images, not questions, are
+    the independent draws: the standard error is that of a ratio of sums over images (the cluster
+    estimator). With as many images as questions it is the usual one.
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for picture, score in scores:
-        sums[picture] = sums.get(picture, 0.0) + score
-        counts[picture] = counts.get(picture, 0) + 1
+    for image, score in scores:
+        sums[image] = sums.get(image, 0.0) + score
+        counts[image] = counts.get(image, 0) + 1
     if not sums:
         return None
-    total, pictures = sum(counts.values()), len(sums)
+    total, images = sum(counts.values()), len(sums)
     mean = sum(sums.values()) / total
     spread = sum((sums[key] - mean * counts[key]) ** 2 for key in sums)
-    error = math.sqrt(spread * pictures / max(1, pictures - 1)) / total
-    return Figure(100 * mean, 100 * Z95 * error, total, pictures)
+    error = math.sqrt(spread * images / max(1, images - 1)) / total
+    return Figure(100 * mean, 100 * Z95 * error, total, images)
 
 
 def collect(folder: Folder) -> Results:
@@ -110,12 +110,12 @@ def _count(cell: Cell, folder: Folder, questions: int) -> CellResult:
     kinds: dict[str, list[Scored]] = {}
     for scored in answers.values():
         kinds.setdefault(scored.kind, []).append(scored)
-    by_kind = {kind: figure((s.picture, s.score) for s in of) for kind, of in kinds.items()}
+    by_kind = {kind: figure((s.image, s.score) for s in of) for kind, of in kinds.items()}
     reasons = folder.refused.get(cell.key, {})
     times = [line["first_token"] for line in folder.times.get(cell.key, [])]
     return CellResult(
         cell=cell,
-        accuracy=figure((s.picture, s.score) for s in answers.values()),
+        accuracy=figure((s.image, s.score) for s in answers.values()),
         kinds={kind: found for kind, found in by_kind.items() if found is not None},
         tokens=sum(s.tokens for s in answers.values()) / max(1, len(answers)),
         missing=questions - len(answers),
@@ -132,7 +132,7 @@ def difference(folder: Folder, cell: Cell, other: Cell) -> Figure | None:
     """
     ours, theirs = folder.answers.get(cell.key, {}), folder.answers.get(other.key, {})
     return figure(
-        (ours[question].picture, ours[question].score - theirs[question].score)
+        (ours[question].image, ours[question].score - theirs[question].score)
         for question in ours
         if question in theirs
     )
@@ -146,14 +146,14 @@ def gaps(
     Args:
         folder: what is on file.
         cells: those of the run.
-        questions: {question id: picture} of the run.
+        questions: {question id: image} of the run.
     """
     found: dict[Cell, list[str]] = {}
     for cell in cells:
         answers = folder.answers.get(cell.key, {})
         reasons = {**folder.refused.get(cell.key, {}), **folder.unread}
-        if reasons and not answers and cell.key in folder.refused:
-            continue  # impossible from its first picture on
+        if not answers and cell.key in folder.refused:
+            continue  # impossible from its first image on
         lacking = [q for q, p in questions.items() if q not in answers and p not in reasons]
         if lacking:
             found[cell] = lacking

@@ -13,13 +13,14 @@ import torch
 from svd_vlm_ros import __version__
 from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.looking import relevance_of, selector_options
-from svd_vlm_ros.evaluation.records import VERSION, Folder, ShardWriter
+from svd_vlm_ros.evaluation.records import VERSION, Folder
 from svd_vlm_ros.evaluation.scoring import SCORING_VERSION
 from svd_vlm_ros.evaluation.tasks import Item, Task
+from svd_vlm_ros.journal import Journal
 
-REFUSALS = 3  # pictures that a cell may refuse, from the first one on, before it is impossible
+REFUSALS = 3  # images that a cell may refuse, from the first one on, before it is impossible
 
-Told = Callable[[str, int, int], None]
+OnStep = Callable[[str, int, int], None]
 """Called with what is being done, answers that are there, and answers that there will be."""
 
 
@@ -34,8 +35,8 @@ class Run:
         precisions, selectors, budgets, conditions: what to combine, see `plan_cells`.
         out: the folder of answers.
         weights: a hash of the model's files.
-        times: pictures that are timed in each clean cell, one question alone; 0: none.
-        rank, world: this process's share: pictures rank, rank + world, ...
+        times: images that are timed in each clean cell, one question alone; 0: none.
+        rank, world: this process's share: images rank, rank + world, ...
     """
 
     task: Task
@@ -53,7 +54,7 @@ class Run:
     world: int = 1
 
     def options(self, cell: Cell) -> dict[str, Any]:
-        """What a cell's selector is told."""
+        """The options of a cell's selector."""
         return selector_options(cell.selector, self.model, self.seed)
 
     def settings(self) -> dict[str, Any]:
@@ -78,9 +79,9 @@ class Shard:
     """One process's part of a run while it runs."""
 
     run: Run
-    writer: ShardWriter
+    journal: Journal
     folder: Folder
-    told: Told
+    on_step: OnStep
     impossible: set[Cell] = field(default_factory=set)
     done: int = 0
     total: int = 0
@@ -89,21 +90,21 @@ class Shard:
         """Whether nothing is left to ask in a cell."""
         return all(self.folder.has(cell.key, item.id) for item in items)
 
-    def refuse(self, cell: Cell, picture: str, reason: str, whatever_picture: bool = False) -> None:
+    def refuse(self, cell: Cell, image: str, reason: str, every_image: bool = False) -> None:
         """Record why a cell could not answer.
 
-        The cell is given up where it is not the picture's fault, or after a few pictures without
-        any answer.
+        The cell is given up if the reason holds for every image, or after a few images without any
+        answer.
         """
-        self.write([{"record": "refused", "cell": cell.key, "picture": picture, "reason": reason}])
+        self.write([{"record": "refused", "cell": cell.key, "picture": image, "reason": reason}])
         refused = self.folder.refused[cell.key]
         none_yet = not self.folder.answers.get(cell.key)
-        if whatever_picture or (none_yet and len(refused) >= REFUSALS):
+        if every_image or (none_yet and len(refused) >= REFUSALS):
             self.impossible.add(cell)
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """Put lines on file and into memory."""
-        self.writer.write(lines)
+        self.journal.write(lines)
         for line in lines:
             self.folder.add(line)
 

@@ -44,7 +44,7 @@ CONTRACTIONS = {
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # Written with a look-behind in mind, it has none: every full stop goes that no digit follows.
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_MOST_FULL_STOPS = 32  # the official scripts hand a flag over where a count is expected: re.UNICODE
+_MOST_FULL_STOPS = 32  # the official scripts pass a flag in the place of a count: re.UNICODE
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
 
 
@@ -54,7 +54,7 @@ def gqa_form(text: str) -> str:
 
 
 def gqa_score(given: str, true: str) -> float:
-    """1.0 where the answer is exactly the true one after `gqa_form`, else 0.0."""
+    """1.0 if the answer is exactly the true one after `gqa_form`, else 0.0."""
     return float(gqa_form(given) == true)
 
 
@@ -67,7 +67,7 @@ def vqa_form(text: str) -> str:
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    words = (NUMBER_WORDS.get(word, word) for word in _without_punctuation(text).lower().split())
+    words = (NUMBER_WORDS.get(word, word) for word in _without_punctuation(text).split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
@@ -83,7 +83,7 @@ def _without_punctuation(text: str) -> str:
 def vqa_accuracy(given: str, annotators: Sequence[str]) -> float:
     """The VQA accuracy of an answer: the mean over ten annotators of min(1, agreeing others / 3).
 
-    So 0, 1, 2, 3 and 4 annotators out of ten who said the same give 0, 0.3, 0.6, 0.9 and 1.
+    So 0, 1, 2, 3 and 4 annotators out of ten with the same answer give 0, 0.3, 0.6, 0.9 and 1.
 
     Args:
         given: the model's answer.

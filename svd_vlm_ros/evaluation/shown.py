@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run keeps for the report: a few pictures, what was asked about them, what was kept."""
+"""What a run keeps for the report: a few images, what was asked about them, what was kept."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from svd_vlm_ros.evaluation.cells import Cell
 from svd_vlm_ros.evaluation.tasks import Item
 from svd_vlm_ros.models.images import Framing
 
-LOOKS = 12  # pictures that the report shows
-PICTURES = "pictures"  # folder of those pictures, beside the answers
+LOOKS = 12  # images that the report shows
+IMAGES = "pictures"  # folder of those images, beside the answers
 
 
 def asked_line(key: str, items: Sequence[Item]) -> dict[str, Any]:
-    """What was asked about a picture, with the true answers (of several the one that most gave)."""
+    """What was asked about an image, with the true answers (of several the most frequent one)."""
     asked = [(item.id, item.question, max(item.truth, key=item.truth.count)) for item in items]
     return {"record": "asked", "picture": key, "questions": asked}
 
@@ -28,8 +28,8 @@ def asked_line(key: str, items: Sequence[Item]) -> dict[str, Any]:
 def shown_lines(
     out: Path, cell: Cell, key: str, image: np.ndarray, scene: Scene, answer: Answer
 ) -> list[dict[str, Any]]:
-    """What the report draws of a picture in a cell: where the kept tokens come from."""
-    path = picture_path(out, key)
+    """What the report draws of an image in a cell: the patches of the kept tokens."""
+    path = image_path(out, key)
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
@@ -59,7 +59,7 @@ def shown_lines(
     ]
 
 
-def picture_path(out: Path, key: str) -> Path:
-    """Where a picture of the report is kept."""
+def image_path(out: Path, key: str) -> Path:
+    """The file of an image of the report."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in key)
-    return out / PICTURES / f"{name}.jpg"
+    return out / IMAGES / f"{name}.jpg"

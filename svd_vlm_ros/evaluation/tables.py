@@ -8,18 +8,18 @@ from dataclasses import asdict
 from typing import Any
 
 from svd_vlm_ros.evaluation.cells import CLEAN, KEEP_ALL, Cell
-from svd_vlm_ros.evaluation.published import NO_PICTURE, published
+from svd_vlm_ros.evaluation.published import NO_IMAGE, published
 from svd_vlm_ros.evaluation.records import Folder
 from svd_vlm_ros.evaluation.results import CellResult, Figure, Results, collect, difference
 
 REFERENCE = "svd"  # what the others are compared with: SVD-Prune as published
-BY_TEXT = frozenset({"trim", "cdpruner"})  # who compare the picture with the question by CLIP
+BY_TEXT = frozenset({"trim", "cdpruner"})  # which compare image and question by CLIP
 SAME = "="
-LAYER_MEAN = 0.02  # a realised number of tokens that is further off its budget is told
+LAYER_MEAN = 0.02  # a realised number of tokens that is further off its budget gets a note
 
 
 def markdown(folder: Folder) -> str:
-    """All tables of a folder, with what one has to know to read them."""
+    """All tables of a folder, with what a reader has to know about them."""
     results = collect(folder)
     parts = [_protocol(results)]
     precisions = dict.fromkeys(cell.precision for cell in results.cells)
@@ -45,7 +45,7 @@ def markdown(folder: Folder) -> str:
 
 
 def kinds_markdown(folder: Folder) -> str:
-    """Accuracy a kind of question, one table a precision and budget; "" where there is one kind."""
+    """Accuracy a kind of question, one table a precision and budget; "" if there is one kind."""
     results = collect(folder)
     parts = []
     for precision in dict.fromkeys(cell.precision for cell in results.cells):
@@ -84,7 +84,7 @@ class Grid:
         return self._table(self._accuracy)
 
     def differences(self, folder: Folder) -> str:
-        """Points above the reference selector, paired; "" where it was not run."""
+        """Points above the reference selector, paired; "" if it was not run."""
         if REFERENCE not in self.selectors:
             return ""
 
@@ -103,7 +103,7 @@ class Grid:
         )
 
     def shares(self) -> str:
-        """Percent of the accuracy with all tokens; "" where those were not run."""
+        """Percent of the accuracy with all tokens; "" if those were not run."""
         full = self.full()
         if full is None or full.accuracy is None or not full.accuracy.mean:
             return ""
@@ -121,7 +121,7 @@ class Grid:
         )
 
     def kinds(self, tokens: int) -> str:
-        """Kinds of questions x selectors at one budget; "" where there is one kind only."""
+        """Kinds of questions x selectors at one budget; "" if there is one kind only."""
         found = {n: r for n in self.selectors if (r := self.get(n, tokens)) and r.accuracy}
         kinds = list(dict.fromkeys(kind for r in found.values() for kind in r.kinds))
         if len(kinds) < 2:
@@ -156,7 +156,7 @@ class Grid:
         rows = [*_rows([CLEAN], ways, clean), *_rows(conditions, ways, text)]
         heads = [f"{selector} {tokens}" for selector, tokens in ways]
         return [
-            "Accuracy, in brackets the points lost to the clean picture and wording (paired).",
+            "Accuracy, in brackets the points lost to the clean image and wording (paired).",
             _table(["condition", *heads], rows),
         ]
 
@@ -173,9 +173,9 @@ class Grid:
         if found.accuracy is None:
             return f"— {self._note_impossible(selector, tokens, found.reason)}"
         text = plain(found.accuracy)
-        said = published(self._task, selector, tokens)
-        if said:
-            text += f" ({'; '.join(f'{value:g}' for value in said)})"
+        known = published(self._task, selector, tokens)
+        if known:
+            text += f" ({'; '.join(f'{value:g}' for value in known)})"
         if found.missing:
             why = found.reason or "the run is not finished"
             note = f"`{selector}` at {tokens}: {found.missing} questions have no answer: {why}"
@@ -205,7 +205,7 @@ class Grid:
         return _table(["selector", *map(str, self.budgets)], rows)
 
     def _order(self, selector: str) -> tuple[bool, int, float]:
-        """For the order of rows: all tokens, then who could do most budgets, then who did best."""
+        """For the order of rows: all tokens first, then by possible budgets, then by accuracy."""
         means = [
             r.accuracy.mean
             for c, r in self._cells.items()
@@ -229,13 +229,13 @@ def as_json(folder: Folder) -> dict[str, Any]:
         cells.append(
             {
                 **asdict(cell),
-                "accuracy": asdict(found.accuracy) if found.accuracy else None,
-                "kinds": {kind: asdict(figure) for kind, figure in found.kinds.items()},
+                "accuracy": _figure(found.accuracy),
+                "kinds": {kind: _figure(figure) for kind, figure in found.kinds.items()},
                 "tokens_read": found.tokens,
                 "missing": found.missing,
                 "reason": found.reason,
                 "first_token_seconds": found.first_token,
-                f"above_{REFERENCE}": asdict(paired) if paired else None,
+                f"above_{REFERENCE}": _figure(paired),
                 "published": published(
                     str(results.settings.get("task")), cell.selector, cell.tokens
                 ),
@@ -249,35 +249,46 @@ def as_json(folder: Folder) -> dict[str, Any]:
     }
 
 
+def _figure(figure: Figure | None) -> dict[str, Any] | None:
+    if figure is None:
+        return None
+    return {
+        "mean": figure.mean,
+        "interval": figure.interval,
+        "questions": figure.questions,
+        "pictures": figure.images,
+    }
+
+
 def _protocol(results: Results) -> str:
     settings = results.settings
     asked = [r.accuracy for r in results.cells.values() if r.accuracy]
     questions = max((figure.questions for figure in asked), default=0)
-    pictures = max((figure.pictures for figure in asked), default=0)
-    said = [
+    images = max((figure.images for figure in asked), default=0)
+    sentences = [
         f"{settings.get('protocol', '')}",
-        f"Model: {settings.get('model')}. {questions} questions about {pictures} pictures in every "
-        "cell; accuracy in percent ± half of the 95 % interval (pictures, not questions, counted "
+        f"Model: {settings.get('model')}. {questions} questions about {images} images in every "
+        "cell; accuracy in percent ± half of the 95 % interval (images, not questions, counted "
         "as independent).",
     ]
     if any(_is_full(cell) for cell in results.cells):
-        said.append(f"`{SAME}`: nothing to choose, as in the row `{KEEP_ALL}`.")
+        sentences.append(f"`{SAME}`: nothing to choose, as in the row `{KEEP_ALL}`.")
     by_text = {cell.selector for cell in results.cells} & BY_TEXT
     if settings.get("relevance") == "words" and by_text:
-        said.append(
+        sentences.append(
             "This model has no CLIP text tower: "
-            f"{' and '.join(f'`{name}`' for name in sorted(by_text))} compare picture and question "
+            f"{' and '.join(f'`{name}`' for name in sorted(by_text))} compare image and question "
             "by the language model's own word embeddings here, which no paper has tried."
         )
     task = str(settings.get("task"))
-    if task in NO_PICTURE:
-        said.append(
+    if task in NO_IMAGE:
+        sentences.append(
             "In brackets what is published for LLaVA-1.5-7B: the method's own paper, then others' "
-            f"re-run. Without any picture that model has {NO_PICTURE[task]}."
+            f"re-run. Without any image that model has {NO_IMAGE[task]}."
         )
     if results.unread:
-        said.append(f"Pictures that could not be read: {', '.join(results.unread)}.")
-    return " ".join([*said, *results.notes])
+        sentences.append(f"Images that could not be read: {', '.join(results.unread)}.")
+    return " ".join([*sentences, *results.notes])
 
 
 def _is_full(cell: Cell) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked: a task is a list of questions about pictures, with the rule that scores answers.
+"""What is asked: a task is a list of questions about images, with the rule that scores answers.
 
-`catalog.open_task` makes one. A task is a value: it holds no model, and reads its pictures one by
+`catalog.open_task` makes one. A task is a value: it holds no model, and reads its images one by
 one.
 """
 
@@ -35,11 +35,11 @@ NAMED = 5  # of a list of missing things, how many a sentence names
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one picture.
+    """One question about one image.
 
     Attributes:
         id: the data set's own id, unique in a task.
-        picture: the key of its picture.
+        image: the key of its image.
         question: what a person asked; the part that `--rephrase` may change.
         truth: the true answers: one, or those of all annotators.
         kind: the row of the table by kinds that it counts in.
@@ -48,7 +48,7 @@ class Item:
     """
 
     id: str
-    picture: str
+    image: str
     question: str
     truth: tuple[str, ...]
     kind: str
@@ -58,17 +58,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """Questions about pictures and the rule that scores the answers.
+    """Questions about images and the rule that scores the answers.
 
     Attributes:
         name: one of `TASK_NAMES`.
-        items: the questions, those of one picture in a row.
-        read: a picture by its key: uint8 [H, W, 3], RGB. `UserError`: it can't be read.
+        items: the questions, those of one image in a row.
+        read: an image by its key: uint8 [H, W, 3], RGB. `UserError`: it can't be read.
         score: of an answer's text, 0 to 1.
         protocol: in a sentence, how it is asked and scored.
         system_prompt: in front of the conversation; None: none.
         fingerprint: of the files that the questions came from: other files, other questions.
-        missing: keys of pictures that are not there; their questions are not in `items`.
+        missing: keys of images that are not there; their questions are not in `items`.
         left_out: how many questions those were.
         notes: what a reader of the result should know, in sentences.
     """
@@ -84,24 +84,24 @@ class Task:
     left_out: int = 0
     notes: tuple[str, ...] = ()
 
-    def pictures(self) -> dict[str, list[Item]]:
-        """The questions of each picture, pictures in the order of the task."""
+    def images(self) -> dict[str, list[Item]]:
+        """The questions of each image, images in the order of the task."""
         found: dict[str, list[Item]] = {}
         for item in self.items:
-            found.setdefault(item.picture, []).append(item)
+            found.setdefault(item.image, []).append(item)
         return found
 
-    def first(self, pictures: int) -> Task:
-        """The task with the first pictures only. 0: all of them."""
-        keys = list(self.pictures())
-        if not pictures or pictures >= len(keys):
+    def first(self, images: int) -> Task:
+        """The task with the first images only. 0: all of them."""
+        keys = list(self.images())
+        if not images or images >= len(keys):
             return self
-        kept = frozenset(keys[:pictures])
-        return replace(self, items=tuple(item for item in self.items if item.picture in kept))
+        kept = frozenset(keys[:images])
+        return replace(self, items=tuple(item for item in self.items if item.image in kept))
 
 
 def find_file(data: Path, names: Sequence[str], what: str) -> Path:
-    """The first of several places in a data set's folder where a file is. `UserError`: none is."""
+    """The first of several places in a data set's folder that has a file. `UserError`: none has."""
     for name in names:
         if (data / name).is_file():
             return data / name
@@ -117,7 +117,7 @@ def find_folder(data: Path, names: Sequence[str], what: str) -> Path:
 
 
 def read_json_file(path: Path, **options: Any) -> Any:
-    """The content of a JSON file. `UserError` where it is cut or no JSON at all."""
+    """The content of a JSON file. `UserError` if it is cut or no JSON at all."""
     try:
         return json.loads(path.read_text("utf-8"), **options)
     except OSError as error:
@@ -151,27 +151,23 @@ def without_duplicates(items: Sequence[Item], path: Path) -> tuple[list[Item], i
     return list(found.values()), len(items) - len(found)
 
 
-def split_missing(
-    items: Sequence[Item], folder: Path, suffix: str = ".jpg"
-) -> tuple[list[Item], tuple[str, ...]]:
-    """The items whose picture is there, by picture, and the pictures that are not.
+def split_missing(items: Sequence[Item], folder: Path) -> tuple[list[Item], tuple[str, ...]]:
+    """The items whose image is there, by image, and the images that are not.
 
     Raises:
         UserError: none is there.
     """
-    by_picture: dict[str, list[Item]] = {}
+    by_image: dict[str, list[Item]] = {}
     for item in items:
-        by_picture.setdefault(item.picture, []).append(item)
+        by_image.setdefault(item.image, []).append(item)
     if not items:
         raise UserError("There is not one question in the data set: fetch it again.")
-    there = {key for key in by_picture if (folder / f"{key}{suffix}").is_file()}
+    there = {key for key in by_image if (folder / f"{key}.jpg").is_file()}
     if not there:
-        example = next(iter(by_picture), "name")
-        raise UserError(
-            f"None of the pictures is in {folder}: the first would be {example}{suffix}."
-        )
-    missing = tuple(key for key in by_picture if key not in there)
-    return [item for key, of in by_picture.items() if key in there for item in of], missing
+        first = next(iter(by_image))
+        raise UserError(f"None of the images is in {folder}: the first would be {first}.jpg.")
+    missing = tuple(key for key in by_image if key not in there)
+    return [item for key, of in by_image.items() if key in there for item in of], missing
 
 
 def some_of(names: Sequence[str]) -> str:

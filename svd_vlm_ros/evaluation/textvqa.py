@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TextVQA: `TextVQA_0.5.1_val.json`, its pictures, and the OCR tokens of its prompts."""
+"""TextVQA: `TextVQA_0.5.1_val.json`, its images, and the OCR tokens of its prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svd_vlm_ros.evaluation.tasks import (
 from svd_vlm_ros.images.disk import read_image
 
 QUESTIONS = ("TextVQA_0.5.1_val.json",)
-PICTURES = ("train_images", "images")
+IMAGES = ("train_images", "images")
 LLAVA_PROMPTS = "llava_textvqa_val_v051_ocr.jsonl"
 ROSETTA = "TextVQA_Rosetta_OCR_v0.2_val.json"
 
@@ -36,30 +36,30 @@ _PROTOCOL = (
 )
 
 Prompted = Callable[[str, str], tuple[str, str]]
-"""From a picture's key and a question to the question as it is asked and what stands behind it."""
+"""From an image's key and a question to the question as it is asked and what stands behind it."""
 
 
 def textvqa_task(data: Path, *, ocr: bool) -> Task:
     """Read TextVQA from a folder with the annotations and `train_images/`.
 
-    With `ocr` the prompt names the OCR tokens of the picture, as LLaVA-1.5's evaluation does: from
-    LLaVA's own prompt file where it is there, else from the data set's Rosetta tokens.
+    With `ocr` the prompt names the OCR tokens of the image, as LLaVA-1.5's evaluation does: from
+    LLaVA's own prompt file if it is there, else from the data set's Rosetta tokens.
 
     Raises:
         UserError: a file is missing, cut or in another format; two questions have one id.
     """
     path = find_file(data, QUESTIONS, "TextVQA's annotation file")
-    folder = find_folder(data, PICTURES, "TextVQA's pictures")
+    folder = find_folder(data, IMAGES, "TextVQA's images")
     content = read_json_file(path)
     rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise UserError(f"{path} is not TextVQA's annotation file: it should have a list 'data'.")
     prompted: Prompted = _plain
-    paths, said = [path], "without OCR tokens in the prompt"
+    paths, tokens = [path], "without OCR tokens in the prompt"
     if ocr:
         prompted, source = _with_ocr(data)
         paths.append(source)
-        said = f"with OCR tokens in the prompt ({source.name})"
+        tokens = f"with OCR tokens in the prompt ({source.name})"
     items, dropped = without_duplicates([_item(path, row, prompted) for row in rows], path)
     there, missing = split_missing(items, folder)
     return Task(
@@ -67,7 +67,7 @@ def textvqa_task(data: Path, *, ocr: bool) -> Task:
         items=tuple(there),
         read=lambda key: read_image(folder / f"{key}.jpg"),
         score=lambda item, answer: vqa_accuracy(answer, item.truth),
-        protocol=_PROTOCOL.format(ocr=said),
+        protocol=_PROTOCOL.format(ocr=tokens),
         system_prompt=LLAVA_SYSTEM_PROMPT,
         fingerprint=fingerprint(*paths),
         missing=missing,
@@ -79,11 +79,11 @@ def textvqa_task(data: Path, *, ocr: bool) -> Task:
 def _item(path: Path, row: Any, prompted: Prompted) -> Item:
     try:
         answers = tuple(str(answer) for answer in row["answers"])
-        picture, question = str(row["image_id"]), str(row["question"])
-        question, suffix = prompted(picture, question.strip())
+        image, question = str(row["image_id"]), str(row["question"])
+        question, suffix = prompted(image, question.strip())
         item = Item(
             id=str(row["question_id"]),
-            picture=picture,
+            image=image,
             question=question,
             truth=answers,
             kind="all",
@@ -101,7 +101,7 @@ def _item(path: Path, row: Any, prompted: Prompted) -> Item:
     return item
 
 
-def _plain(picture: str, question: str) -> tuple[str, str]:
+def _plain(image: str, question: str) -> tuple[str, str]:
     # LLaVA's prompts begin with a capital, the data set's questions do not.
     return question[:1].upper() + question[1:], SHORT_ANSWER
 
@@ -127,13 +127,13 @@ def _from_prompts(path: Path) -> Prompted:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"Line {number} of {path} is broken: fetch it again.") from error
 
-    def prompted(picture: str, question: str) -> tuple[str, str]:
+    def prompted(image: str, question: str) -> tuple[str, str]:
         begins = f"{question}\n".lower()
-        for text in texts.get(picture, []):
+        for text in texts.get(image, []):
             if text.lower().startswith(begins):
                 return text[: len(question)], text[len(question) :]
         raise UserError(
-            f"{path} has no prompt for the picture {picture} and {question!r}: do the files "
+            f"{path} has no prompt for the image {image} and {question!r}: do the files "
             "belong together?"
         )
 
@@ -148,8 +148,8 @@ def _from_rosetta(path: Path) -> Prompted:
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not TextVQA's OCR file: it lacks {error}.") from error
 
-    def prompted(picture: str, question: str) -> tuple[str, str]:
-        question, short = _plain(picture, question)
-        return question, f"\nReference OCR token: {', '.join(tokens.get(picture, []))}{short}"
+    def prompted(image: str, question: str) -> tuple[str, str]:
+        question, short = _plain(image, question)
+        return question, f"\nReference OCR token: {', '.join(tokens.get(image, []))}{short}"
 
     return prompted

@@ -18,7 +18,7 @@ from svd_vlm_ros.evaluation.tasks import Item
 def time_cells(
     shard: Shard, engine: SceneEngine, cells: list[Cell], share: list[tuple[str, list[Item]]]
 ) -> None:
-    """Time what a user waits for: one new picture and one question, nothing shared."""
+    """Time what a user waits for: one new image and one question, nothing shared."""
     run = shard.run
     wanted = [
         cell
@@ -34,7 +34,7 @@ def time_cells(
         except UserError:
             continue
         for cell in wanted:
-            shard.told(f"timing {cell.selector} {cell.tokens}", shard.done, shard.total)
+            shard.on_step(f"timing {cell.selector} {cell.tokens}", shard.done, shard.total)
             engine.use_selector(cell.selector, visual_tokens=cell.tokens, **run.options(cell))
             for line in _timed(engine, image, items[0], cell, key):
                 shard.write([line])

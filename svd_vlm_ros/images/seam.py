@@ -21,6 +21,7 @@ of the shifts are found, most of them where an image has few edges of its own.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,12 +64,18 @@ def find_seam(pixels: np.ndarray, mcu: tuple[int, int]) -> Seam | None:
     # Of as many jumps as a row has, from each but the first of a row on.
     means = np.abs(sums[:, columns:] - sums[:, :-columns]).reshape(-1, len(edges) - 1, columns)
     largest = means[..., :-1].max(2).T / columns
-    for row, channel in np.argwhere(largest >= LEAST * _LEAST_SHARE):
-        pair = steps[row : row + 2, :, channel]
-        counted = _lit(pixels[..., channel], edges[row : row + 2], width) | (np.abs(pair) >= LEAST)
-        found = _shift(pair, counted, _SHARES[height])
-        if found is not None and _is_one_shift(steps[row : row + 2], counted, *found):
-            return Seam(int(row) + 1, *found)
+    some = np.argwhere(largest >= LEAST * _LEAST_SHARE)  # row, channel
+    if len(some) == 0:
+        return None
+    pair, channel = some[:, :1] + (0, 1), some[:, 1:]
+    jumps = steps[pair, :, channel]  # [N, 2, columns]
+    looked_at, place = np.unique(pair, return_inverse=True)
+    counted = _lit(pixels, edges[looked_at], width)[place.reshape(pair.shape), :, channel]
+    counted |= np.abs(jumps) >= LEAST
+    for number, begin, step in _shifts(jumps, counted, _SHARES[height]):
+        row = int(some[number, 0])
+        if _is_one_shift(steps[row : row + 2], counted[number], begin, step):
+            return Seam(row + 1, begin, step)
     return None
 
 
@@ -125,56 +132,86 @@ def _means(rows: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([means, last[:, None]], 1)
 
 
-def _lit(channel: np.ndarray, edges: np.ndarray, width: int) -> np.ndarray:
+def _lit(pixels: np.ndarray, edges: np.ndarray, width: int) -> np.ndarray:
     """Which MCUs below `edges` have few pixels at either end of the scale beside the edge."""
-    near = channel[np.add.outer(edges, np.array([1, -2]))]  # [edges, 2, W]
-    clipped = ((near <= _DARK) | (near >= _BRIGHT)).any(1)
-    return 4 * _means(clipped[..., None].astype(np.int16), width)[..., 0] <= _CLIPPED
+    clipped = np.zeros((len(edges), *pixels.shape[1:]), np.int16)
+    for beside in (edges + 1, edges - 2):
+        near = pixels[beside]
+        clipped |= (near <= _DARK) | (near >= _BRIGHT)
+    return 4 * _means(clipped, width) <= _CLIPPED
 
 
-def _shift(steps: np.ndarray, counted: np.ndarray, share: float) -> tuple[int, float] | None:
-    """Column and size of the shift that begins in the first of two rows of jumps [2, columns]."""
-    columns = steps.shape[1]
-    steps, counted = steps.ravel(), counted.ravel()
-    sums = np.concatenate([[0.0], np.cumsum(steps * counted)])
-    counts = np.concatenate([[0], np.cumsum(counted)])
-    means = (sums[columns:] - sums[:-columns]) / np.maximum(counts[columns:] - counts[:-columns], 1)
-    begin = 1 + int(np.abs(means[1:columns]).argmax())
-    window = slice(begin, begin + columns)
-    if min(counted[window].mean(), counted.mean()) < _COUNTED:
-        return None
-    step = float(np.median(steps[window][counted[window]]))
-    if abs(step) < LEAST:
-        return None
-    if (np.abs(steps[window][counted[window]] - step) < _EXACT).mean() > _DRAWN:
-        return None
+def _shifts(
+    pairs: np.ndarray, counted: np.ndarray, share: float
+) -> Iterator[tuple[int, int, float]]:
+    """Number, column and size of each shift that begins in the first row of a pair.
+
+    pairs: jumps [N, 2, columns]; counted: which of them tell something. Both rows one behind the
+    other, and all pairs at once: an image of many edges has hundreds.
+    """
+    columns = pairs.shape[2]
+    steps, counted = pairs.reshape(-1, 2 * columns), counted.reshape(-1, 2 * columns)
+    each = np.arange(len(steps))[:, None]
+    sums, counts = _sums(steps * counted).astype(np.float64), _sums(counted)
+    number = np.maximum(counts[:, columns:] - counts[:, :-columns], 1)
+    means = (sums[:, columns:] - sums[:, :-columns]) / number
+    window = 1 + np.abs(means[:, 1:columns]).argmax(1)[:, None] + np.arange(columns)
+    jump, used = steps[each, window], counted[each, window]
+    there = used.sum(1)
+    step = _medians(jump, used)[:, None]
+    drawn = ((np.abs(jump - step) < _EXACT) & used).sum(1) / np.maximum(there, 1)
+    doubtful = np.minimum(there / columns, counts[:, -1] / (2 * columns)) < _COUNTED
     # Nearer to where it should be than to the other.
-    jumps = (np.abs(steps - step) <= abs(step) / 2) & counted
-    rests = (np.abs(steps) <= abs(step) / 2) & counted
+    jumps = (np.abs(steps - step) <= np.abs(step) / 2) & counted
+    rests = (np.abs(steps) <= np.abs(step) / 2) & counted
     # What fits if it begins at each of the columns: rests before, jumps, rests behind.
-    rested = np.concatenate([[0], np.cumsum(rests)])
-    jumped = np.concatenate([[0], np.cumsum(jumps)])
-    at = np.arange(1, columns)
-    fits = rested[at] + jumped[at + columns] - jumped[at] + rested[-1] - rested[at + columns]
-    begin = 1 + int(fits.argmax())
+    rested, jumped = _sums(rests), _sums(jumps)
+    first, second = slice(1, columns), slice(columns + 1, 2 * columns)
+    fits = rested[:, first] - jumped[:, first] + jumped[:, second] - rested[:, second]
+    begin = 1 + fits.argmax(1)
     # Without garbage, then with as much as there may be before the shift and thus at its lower end.
-    for skipped in (0, int(_GARBAGE * columns)):
-        groups = (
-            (rests, slice(0, max(begin - skipped, 0))),
-            (jumps, slice(begin, columns)),
-            (jumps, slice(columns, max(columns + begin - skipped, 0))),
-            (rests, slice(columns + begin, 2 * columns)),
-        )
-        there = [int(counted[part].sum()) for _, part in groups]
-        right = [int(which[part].sum()) for which, part in groups]
-        if (
-            min(there) >= _FEWEST
-            and sum(right) >= share * sum(there)
-            and all(r >= _LEAST_SHARE * t for r, t in zip(right, there, strict=True))
-            and _reaches_borders(steps[counted], int(counted[:columns].sum()), step)
-        ):
-            return begin, step
-    return None
+    fit = [
+        _are_grouped(begin, skipped, np.stack([rested, jumped]), counts, share)
+        for skipped in (0, int(_GARBAGE * columns))
+    ]
+    right = (fit[0] | fit[1]) & ~doubtful & (np.abs(step[:, 0]) >= LEAST) & (drawn <= _DRAWN)
+    for i in np.flatnonzero(right):
+        size = float(step[i, 0])
+        if _reaches_borders(steps[i][counted[i]], int(counts[i, columns]), size):
+            yield int(i), int(begin[i]), size
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """The sums of [N, columns] before each column, and of all: [N, columns + 1]."""
+    sums = np.cumsum(values, axis=1)
+    return np.concatenate([np.zeros((len(sums), 1), sums.dtype), sums], 1)
+
+
+def _medians(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """The median of each row of those that count; infinite if none does."""
+    ordered = np.sort(np.where(counted, values, np.inf), axis=1)
+    last = np.maximum(counted.sum(1) - 1, 0)
+    each = np.arange(len(ordered))
+    return (ordered[each, last // 2] + ordered[each, (last + 1) // 2]) / 2
+
+
+def _are_grouped(
+    begin: np.ndarray, skipped: int, sums: np.ndarray, counts: np.ndarray, share: float
+) -> np.ndarray:
+    """Whether enough of N pairs rest, jump, jump and rest where they should if it begins there.
+
+    sums: before each column, of the MCUs that rest and that jump [2, N, 2 * columns + 1].
+    """
+    columns, each = counts.shape[1] // 2, np.arange(len(begin))
+    before = np.maximum(begin - skipped, 0)
+    full = np.full_like(begin, columns)
+    starts = np.stack([0 * begin, begin, full, columns + begin])
+    ends = np.stack([before, full, columns + before, 2 * full])
+    there = counts[each, ends] - counts[each, starts]  # [4, N]
+    which = np.array([[0], [1], [1], [0]])
+    right = sums[which, each, ends] - sums[which, each, starts]
+    enough = (there >= _FEWEST) & (right >= _LEAST_SHARE * there)
+    return enough.all(0) & (right.sum(0) >= share * there.sum(0))
 
 
 def _is_one_shift(steps: np.ndarray, counted: np.ndarray, begin: int, step: float) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ class Framing:
     patch_height: float
     grid: tuple[int, int]
 
+    @property
+    def patches(self) -> int:
+        """How many there are, those of padding among them."""
+        return self.grid[0] * self.grid[1]
+
     def patch_box(self, index: int) -> Box:
         """What a patch shows of the source image; empty (x0 == x1 or y0 == y1) for padding."""
         rows, columns = self.grid
@@ -49,9 +55,8 @@ class Framing:
     def valid(self) -> Tensor | None:
         """Which patches show some of the image: bool [N] in raster order; None: all do."""
         rows, columns = self.grid
-        # A sliver that is only there because of rounding is not a part of the image.
-        across = torch.tensor([b - a > 1e-6 for a, b in map(self._columns, range(columns))])
-        down = torch.tensor([b - a > 1e-6 for a, b in map(self._rows, range(rows))])
+        across = _seen(map(self._columns, range(columns)))
+        down = _seen(map(self._rows, range(rows)))
         valid = (down[:, None] & across[None, :]).flatten()
         return None if bool(valid.all()) else valid
 
@@ -89,13 +94,18 @@ class TiledFraming:
         """The patches form no one grid."""
         return
 
+    @property
+    def patches(self) -> int:
+        """How many there are in all tiles."""
+        return sum(tile.patches for tile in self.tiles)
+
     def patch_box(self, index: int) -> Box:
         """See `Framing.patch_box`; the index counts through all tiles."""
+        left = index
         for tile in self.tiles:
-            count = tile.grid[0] * tile.grid[1]
-            if 0 <= index < count:
-                return tile.patch_box(index)
-            index -= count
+            if 0 <= left < tile.patches:
+                return tile.patch_box(left)
+            left -= tile.patches
         raise IndexError(f"there is no patch {index} in {len(self.tiles)} tiles")
 
     def valid(self) -> Tensor | None:
@@ -103,11 +113,10 @@ class TiledFraming:
         each = [tile.valid() for tile in self.tiles]
         if all(valid is None for valid in each):
             return None
-        sizes = [tile.grid[0] * tile.grid[1] for tile in self.tiles]
         return torch.cat(
             [
-                torch.ones(size, dtype=torch.bool) if valid is None else valid
-                for valid, size in zip(each, sizes, strict=True)
+                torch.ones(tile.patches, dtype=torch.bool) if valid is None else valid
+                for valid, tile in zip(each, self.tiles, strict=True)
             ]
         )
 
@@ -143,3 +152,8 @@ def check_image(image: object) -> np.ndarray:
 
 def _clip(start: float, length: float, limit: int) -> tuple[float, float]:
     return min(max(start, 0.0), limit), min(max(start + length, 0.0), limit)
+
+
+def _seen(spans: Iterable[tuple[float, float]]) -> Tensor:
+    """Which spans hold some of the image: a sliver that is there by rounding alone does not."""
+    return torch.tensor([end - start > 1e-6 for start, end in spans], dtype=torch.bool)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from svd_vlm_ros.selection.values import Budget, Need, Selection
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
 
 Compare = Callable[[VisualFeatures, str, Tensor], ImageText]
 """Takes an image's features, the question, and the language model's embeddings of it."""
@@ -400,6 +400,12 @@ class LoadedModel(Protocol):
         """A language model with a cache of its own, over the same weights."""
         ...
 
+    def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
+        """What transformers' own `generate` takes for an image and a question, all visual tokens;
+        on the CPU. For measuring beside it.
+        """
+        ...
+
     def compare(self, selector: TextRelevance) -> Compare:
         """What puts a question beside an image's patches for a selector that needs "image_text".
 
@@ -430,7 +436,7 @@ class ModelFamily(Protocol):
         """Raise `UserError` unless a config.json describes a model that this package can run."""
         ...
 
-    def sizes(self, name: str) -> Llava:
+    def sizes(self, name: str) -> ModelSizes:
         """The sizes of a model that is on this machine, without its weights."""
         ...
 
@@ -438,6 +444,12 @@ class ModelFamily(Protocol):
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
     ) -> LoadedModel:
         """Load a model that is on this machine; see `models.load`."""
+        ...
+
+    def relevance(self, name: str) -> str:
+        """The space in which selectors compare a question with an image of a model of this name:
+        "clip" if there is a text encoder for its vision encoder, else "words".
+        """
         ...
 
     def check_relevance(self, selector: TextRelevance) -> None:

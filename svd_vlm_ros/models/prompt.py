@@ -127,10 +127,8 @@ class Prompt:
 
     def _split(self, question: str, answer: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
         text = self._template.render(question, self._system, answer)
-        # As transformers' processors do: a template that writes the first token gets no second one.
-        first = self._tokenizer.bos_token
-        alone = not (first and text.startswith(first))
-        ids = self._tokenizer(text, add_special_tokens=alone, verbose=False)["input_ids"]
+        adds = lacks_first_token(self._tokenizer, text)
+        ids = self._tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"]
         at = ids.index(self._image_token_id)
         before, after = tuple(ids[:at]), tuple(ids[at + 1 :])
         special = [token for token in after if token in self._forbidden]
@@ -139,3 +137,10 @@ class Prompt:
         if special != self._own:
             raise UserError("The text must not contain the names of the model's special tokens.")
         return before, after
+
+
+def lacks_first_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a tokenizer may put special tokens around a prompt, as transformers' processors see
+    it: a template that writes the first token gets no second one.
+    """
+    return not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))

@@ -15,13 +15,16 @@ from svd_vlm_ros.models.files import find_folder, is_random, read_json
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import LoadedModel, ModelFamily, ModelOptions
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
 
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
 _MODULES = {
     "llava": "svd_vlm_ros.models.llava",
     "gemma3": "svd_vlm_ros.models.gemma3",
     "internvl": "svd_vlm_ros.models.internvl",
+    "llava_next": "svd_vlm_ros.models.llava_next",
+    "llava_onevision": "svd_vlm_ros.models.llava_onevision",
+    "qwen2_5_vl": "svd_vlm_ros.models.qwen2_5_vl",
     "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
 }
 _families: dict[str, ModelFamily] = {}
@@ -100,7 +103,7 @@ def load(
     return family.load(name, precision=precision, device=device, seed=seed, options=options)
 
 
-def find_sizes(name: str) -> Llava:
+def find_sizes(name: str) -> ModelSizes:
     """The sizes of a model, without its weights. Raises `UserError` as `load` does."""
     return family_of(name).sizes(name)
 

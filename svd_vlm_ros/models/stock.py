@@ -18,6 +18,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from svd_vlm_ros.models.language.model import CachedLanguageModel
     from svd_vlm_ros.models.prompt import Prompt
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
     from svd_vlm_ros.selection.relevance import TextRelevance
 
 
@@ -108,6 +109,23 @@ class LoadedStock:
         self.family.check_relevance(selector)
         return by_words()
 
+    def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
+        """What `generate` takes, by the checkpoint's own image processor and chat template."""
+        from svd_vlm_ros.models.prompt import lacks_first_token
+
+        processor: Any = self.images
+        made = processor.processor(
+            images=image, input_data_format="channels_last", return_tensors="pt"
+        )
+        inputs = dict(made)
+        shown = self.family.stock_image(self, inputs)
+        text = self.prompt(None).text(question).replace(self.family.image_token, shown)
+        adds = lacks_first_token(self.tokenizer, text)
+        how: dict[str, Any] = {"return_tensors": "pt", "verbose": False}
+        ids = self.tokenizer(text, add_special_tokens=adds, **how)
+        inputs |= {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
+        return inputs | self.family.stock_extra(inputs["input_ids"], self.model.config)
+
 
 class StockFamily(ABC):
     """A family whose model transformers has, with a language model of `DecoderParts`.
@@ -172,8 +190,18 @@ class StockFamily(ABC):
         """The connector, over the model's weights."""
 
     @abstractmethod
-    def sizes(self, name: str) -> Llava:
-        """See `interface.ModelFamily`."""
+    def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
+        """What stands for an image in the text that transformers' own processor makes.
+
+        Args:
+            loaded: the model.
+            inputs: of the image, by the image processor; what `generate` does not take is taken
+                out of them.
+        """
+
+    def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
+        """What else `generate` takes beside the ids [1, n] and the image's inputs."""
+        return {}
 
     def is_random(self, name: str) -> bool:
         """Whether a name is one of `random_models`."""
@@ -194,6 +222,10 @@ class StockFamily(ABC):
                 "quantized while they load."
             )
 
+    def relevance(self, name: str) -> str:
+        """By the language model's words."""
+        return "words"
+
     def check_relevance(self, selector: TextRelevance) -> None:
         """Raise `UserError` unless a selector compares by the language model's words."""
         if selector.relevance != "words":
@@ -202,13 +234,13 @@ class StockFamily(ABC):
                 "image: take relevance='words'."
             )
 
-    def config(self, name: str) -> Any:
-        """The configuration of a model that is on this machine."""
-        if is_random(name):
-            return self.random_config(name)
-        from svd_vlm_ros.models.checkpoint import read_config
+    def sizes(self, name: str) -> ModelSizes:
+        """See `interface.ModelFamily`."""
+        from svd_vlm_ros.planning.configurations import sizes_from_config
 
-        return read_config(find_folder(name), self.model_class())
+        if is_random(name):
+            return sizes_from_config(name, self.random_config(name).to_dict())
+        return sizes_from_config(name, read_json(find_folder(name) / "config.json"))
 
     def load(
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions

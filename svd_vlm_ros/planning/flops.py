@@ -6,8 +6,9 @@ chip's FLOP/s count it as two.
 
 The paper (Table 2) takes all layers of the tower, two of the three matrices of Llama's gated MLP,
 no output head, and an average of 49.75 text tokens. `true_work` counts what is computed: the layers
-up to the one that LLaVA looks at, the patch embedding, all three matrices, grouped heads, and the
-output head for the one row that is needed.
+up to the one that the model looks at, the patch embedding, all three matrices, grouped heads, and
+the output head for the one row that is needed. In both the tower encodes every patch of every tile,
+whatever is kept: with merged patches that is several for each visual token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.planning.shapes import Decoder, Llava, Tower
+from svd_vlm_ros.planning.shapes import Decoder, ModelSizes, Tower
+from svd_vlm_ros.planning.views import TYPICAL, Size, View
 
 PAPER_TEXT_TOKENS = 49.75  # reproduces each number of the paper's Table 2
 PAPER_TOKENS = (576, 192, 128, 64, 32, 16)
@@ -52,32 +54,60 @@ class Work:
         return self.vision + self.projector + self.language + self.head
 
 
-def paper_work(model: Llava, visual_tokens: int, text_tokens: float = PAPER_TEXT_TOKENS) -> Work:
+def paper_work(
+    model: ModelSizes,
+    visual_tokens: int,
+    text_tokens: float = PAPER_TEXT_TOKENS,
+    image: Size = TYPICAL,
+) -> Work:
     """MACs as the paper counts them. Raises `UserError` for a count of tokens out of range."""
-    _check_tokens(model, visual_tokens, text_tokens)
+    view = _checked_view(model, visual_tokens, text_tokens, image)
     tower, text = model.tower, model.decoder
+    rows = tower.rows(view) / view.tiles
+    read = view.read(visual_tokens) + text_tokens
     return Work(
-        vision=tower.layers * _layer(tower.patches + 1, tower.hidden, tower.intermediate),
-        projector=visual_tokens * _projector(model),
-        language=text.layers * _layer(visual_tokens + text_tokens, text.hidden, text.intermediate),
+        vision=view.tiles * tower.layers * _layer(rows, tower.hidden, tower.intermediate),
+        projector=visual_tokens * model.connector.token_macs,
+        language=text.layers * _layer(read, text.hidden, text.intermediate),
     )
 
 
-def true_work(model: Llava, visual_tokens: int, text_tokens: float = PAPER_TEXT_TOKENS) -> Work:
-    """MACs that are computed. Raises `UserError` for a count of tokens out of range."""
-    _check_tokens(model, visual_tokens, text_tokens)
+def true_work(
+    model: ModelSizes,
+    visual_tokens: int,
+    text_tokens: float = PAPER_TEXT_TOKENS,
+    image: Size = TYPICAL,
+) -> Work:
+    """MACs that are computed.
+
+    Args:
+        model: its sizes.
+        visual_tokens: that are kept.
+        text_tokens: of prompt and question.
+        image: its size.
+
+    Raises:
+        UserError: a count of tokens is out of range, or the model can't take such an image.
+    """
+    view = _checked_view(model, visual_tokens, text_tokens, image)
     return Work(
-        vision=vision_work(model.tower),
-        projector=visual_tokens * _projector(model),
-        language=read_work(model.decoder, visual_tokens + text_tokens),
+        vision=vision_work(model.tower, view),
+        projector=visual_tokens * model.connector.token_macs,
+        language=read_work(model.decoder, view.read(visual_tokens) + text_tokens),
         head=model.decoder.embedding_weights,
     )
 
 
-def vision_work(tower: Tower) -> float:
+def vision_work(tower: Tower, view: View) -> float:
     """MACs of a tower up to the layer that is looked at, patch embedding included."""
-    layer = _layer(tower.patches + 1, tower.hidden, tower.intermediate)
-    return tower.layers_used * layer + tower.patches * tower.patch_pixels * tower.hidden
+    rows, width = tower.rows(view), tower.hidden
+    linear = rows * (4 * width**2 + tower.matrices * width * tower.intermediate)
+    seen = rows / view.tiles  # by each row, in a layer of full attention
+    full = tower.full_layers if tower.window else tower.layers_used
+    near = (tower.layers_used - full) * min(tower.window, seen)
+    attention = 2 * rows * (full * seen + near) * width
+    outside = view.patches * tower.patch_pixels * width + view.tokens * tower.token_macs
+    return tower.layers_used * linear + attention + outside
 
 
 def read_work(decoder: Decoder, tokens: float, before: float = 0.0) -> float:
@@ -96,15 +126,13 @@ def _layer(rows: float, width: int, inside: int) -> float:
     return 4 * rows * width**2 + 2 * rows**2 * width + 2 * rows * width * inside
 
 
-def _projector(model: Llava) -> int:
-    return (model.tower.hidden + model.decoder.hidden) * model.decoder.hidden
-
-
-def _check_tokens(model: Llava, visual_tokens: int, text_tokens: float) -> None:
-    patches = model.tower.patches
-    if not 1 <= visual_tokens <= patches:
+def _checked_view(model: ModelSizes, visual_tokens: int, text_tokens: float, image: Size) -> View:
+    view = model.view(image)
+    if not 1 <= visual_tokens <= view.tokens:
         raise UserError(
-            f"{model.name} has 1 to {patches} visual tokens to keep, not {visual_tokens}."
+            f"{model.name} has 1 to {view.tokens} visual tokens to keep of an image of "
+            f"{image[1]}x{image[0]}, not {visual_tokens}."
         )
     if text_tokens < 0:
         raise UserError(f"The number of text tokens can't be {text_tokens:g}.")
+    return view

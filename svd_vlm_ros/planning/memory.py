@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of a running LLaVA, by part. Weights and cache are exact; what is estimated says so."""
+"""Bytes of a running model, by part. Weights and cache are exact; what is estimated says so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.planning.shapes import Decoder, Llava
+from svd_vlm_ros.planning.shapes import Decoder, ModelSizes
+from svd_vlm_ros.planning.views import TYPICAL, Size, View
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
@@ -74,7 +75,7 @@ def linear_bytes(decoder: Decoder, precision: str) -> float:
     return decoder.linear_weights * floats_of(precision).matrix
 
 
-def weight_parts(model: Llava, precision: str, floats: Floats | None = None) -> list[Part]:
+def weight_parts(model: ModelSizes, precision: str, floats: Floats | None = None) -> list[Part]:
     """The weights by part, with only the decoder's linear layers quantized, as this package does.
 
     Raises:
@@ -85,7 +86,7 @@ def weight_parts(model: Llava, precision: str, floats: Floats | None = None) -> 
     decoder = linear_bytes(text, precision) + size.activation * text.norm_weights
     return [
         Part("vision tower", (size.tower or size.matrix) * model.tower.weights),
-        Part("projector", size.matrix * model.projector_weights),
+        Part("projector", size.matrix * model.connector.weights),
         Part("embedding", size.activation * text.embedding_weights),
         Part("decoder", decoder),
         Part("output head", 0 if text.tied else size.matrix * text.embedding_weights),
@@ -93,8 +94,9 @@ def weight_parts(model: Llava, precision: str, floats: Floats | None = None) -> 
 
 
 def running_parts(
-    model: Llava,
+    model: ModelSizes,
     precision: str,
+    view: View,
     *,
     visual_tokens: int,
     text_tokens: int,
@@ -111,9 +113,10 @@ def running_parts(
     """
     size = (floats or floats_of(precision)).activation
     text, tower = model.decoder, model.tower
-    read = visual_tokens + text_tokens
+    read = view.read(visual_tokens) + text_tokens
     held = cameras * read + read + answer_tokens
-    seeing = (tower.patches + 1) * (6 * tower.hidden + 2 * tower.intermediate) * size
+    width = 6 * tower.hidden + tower.matrices * tower.intermediate
+    seeing = tower.rows(view) * width * size
     reading = read * (6 * text.hidden + 3 * text.intermediate) * size + 4 * text.vocabulary
     unpacked = size * text.hidden * text.intermediate if precision in QUANTIZED else 0
     return [
@@ -124,20 +127,23 @@ def running_parts(
 
 
 def needed_bytes(
-    model: Llava,
+    model: ModelSizes,
     precision: str,
     floats: Floats | None = None,
     *,
+    image: Size = TYPICAL,
     visual_tokens: int = 192,
     text_tokens: int = 64,
     answer_tokens: int = 64,
     cameras: int = 1,
 ) -> float:
     """Bytes of weights and of all that comes on top of them."""
+    view = model.view(image)
     running = running_parts(
         model,
         precision,
-        visual_tokens=min(visual_tokens, model.tower.patches),
+        view,
+        visual_tokens=min(visual_tokens, view.tokens),
         text_tokens=text_tokens,
         answer_tokens=answer_tokens,
         cameras=cameras,

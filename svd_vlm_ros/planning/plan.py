@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a LLaVA fit on a Jetson, how fast is it there, what limits it, and what would help.
+"""Does a model fit on a Jetson, how fast is it there, what limits it, and what would help.
 
 make_plan(Deployment(device="orin-nx-16", precision="int4", visual_tokens=16)).first_token
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.devices import DESKTOP_GB, DEVICES, Device, find_device
 from svd_vlm_ros.planning.flops import PAPER_TOKENS, read_work, true_work
+from svd_vlm_ros.planning.known import find_sizes
 from svd_vlm_ros.planning.memory import (
     Part,
     check_precision,
@@ -19,13 +20,14 @@ from svd_vlm_ros.planning.memory import (
     running_parts,
     weight_parts,
 )
-from svd_vlm_ros.planning.published import EAGER, ENGINE
+from svd_vlm_ros.planning.published import EAGER, ENGINE, Measurement, measured_on
 from svd_vlm_ros.planning.roofline import Time, pass_time, software
-from svd_vlm_ros.planning.shapes import find_llava
+from svd_vlm_ros.planning.views import TYPICAL, Size, View
 
 SOFTWARE = (ENGINE, EAGER)
 MATRIX_PRECISIONS = ("fp16", "int8", "int4")
-MATRIX_TOKENS = (576, 192, 64, 16)
+MATRIX_TOKENS = (192, 64, 16)  # and all
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
 TIGHT = 0.06  # of the memory: less than this to spare is tight
 WORTH = 0.8  # a change is worth naming if it takes this share of the time or less
 # The Gram matrix's eigenvalues on the module's ARM cores; 13 to 59 ms on two x86 cores (estimate).
@@ -41,7 +43,8 @@ class Deployment:
         device: key of a module.
         precision: one of `memory.PRECISIONS`.
         visual_tokens: to keep of each image.
-        model: as `shapes.find_llava` takes it.
+        model: as `known.find_sizes` takes it.
+        image: height and width of what the cameras send.
         cameras: watched in turn, each with a Scene in memory.
         text_tokens: of prompt and question.
         answer_tokens: written for each image.
@@ -58,6 +61,7 @@ class Deployment:
     answer_tokens: int = 16
     software: str = ENGINE
     desktop: bool = False
+    image: Size = TYPICAL
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Plan:
     Attributes:
         deployment: what is to run.
         device: the module.
+        view: what an image is to the model.
         parts: the memory by part, the system's reserve last.
         needed_bytes, capacity_bytes: of all parts; of the module.
         fits: "yes", "tight" or "no".
@@ -75,11 +80,13 @@ class Plan:
         limit: of the first token: "compute", "bandwidth", "kernel launches"; "memory" if it does
             not fit.
         token_limit: of a written token.
+        measured: tokens/s of the same language model on this module, as others have measured them.
         advice: the cheapest change that would help, in a sentence.
     """
 
     deployment: Deployment
     device: Device
+    view: View
     parts: tuple[Part, ...]
     needed_bytes: float
     capacity_bytes: float
@@ -91,6 +98,7 @@ class Plan:
     token: float
     limit: str
     token_limit: str
+    measured: tuple[Measurement, ...] = ()
     advice: str = ""
 
     @property
@@ -120,17 +128,19 @@ def make_plan(wanted: Deployment) -> Plan:
 
 
 def matrix(wanted: Deployment) -> list[Plan]:
-    """Every module in fp16, int8 and int4 with 576, 192, 64 and 16 tokens, the rest as given."""
+    """Every module in fp16, int8 and int4 with all, 192, 64 and 16 tokens, the rest as given."""
+    whole = find_sizes(wanted.model).view(wanted.image).tokens
+    budgets = (whole, *(tokens for tokens in MATRIX_TOKENS if tokens < whole))
     return [
         _calculate(replace(wanted, device=device, precision=precision, visual_tokens=tokens))
         for device in DEVICES
         for precision in MATRIX_PRECISIONS
-        for tokens in MATRIX_TOKENS
+        for tokens in budgets
     ]
 
 
 def _calculate(wanted: Deployment) -> Plan:
-    device, model = find_device(wanted.device), find_llava(wanted.model)
+    device, model = find_device(wanted.device), find_sizes(wanted.model)
     check_precision(wanted.precision)
     if wanted.software not in SOFTWARE:
         raise UserError(f"There is no software '{wanted.software}': take {' or '.join(SOFTWARE)}.")
@@ -138,10 +148,11 @@ def _calculate(wanted: Deployment) -> Plan:
         if getattr(wanted, name) < 1:
             raise UserError(f"{name} must be 1 or more, not {getattr(wanted, name)}.")
     kind, text = software(wanted.software), model.decoder
-    work = true_work(model, wanted.visual_tokens, wanted.text_tokens)
+    work = true_work(model, wanted.visual_tokens, wanted.text_tokens, wanted.image)
+    view = model.view(wanted.image)
     if wanted.precision == "fp32":
         device = replace(device, fp16_tflops=device.fp16_tflops * FP32_SHARE)
-    read = wanted.visual_tokens + wanted.text_tokens
+    read = view.read(wanted.visual_tokens) + wanted.text_tokens
     size = floats_of(wanted.precision).matrix
     linears = linear_bytes(text, wanted.precision)
     weights = linears + size * text.embedding_weights
@@ -154,7 +165,7 @@ def _calculate(wanted: Deployment) -> Plan:
     vision = pass_time(
         device, kind, work.vision, size * model.tower.weights, model.tower.layers_used
     )
-    project = pass_time(device, kind, work.projector, size * model.projector_weights, 1)
+    project = pass_time(device, kind, work.projector, size * model.connector.weights, 1)
     prefill = pass_time(
         device, kind, read_work(text, read) + work.head, weights + unpacked, text.layers
     )
@@ -166,6 +177,7 @@ def _calculate(wanted: Deployment) -> Plan:
         *running_parts(
             model,
             wanted.precision,
+            view,
             visual_tokens=wanted.visual_tokens,
             text_tokens=wanted.text_tokens,
             answer_tokens=wanted.answer_tokens,
@@ -178,17 +190,19 @@ def _calculate(wanted: Deployment) -> Plan:
     return Plan(
         deployment=wanted,
         device=find_device(wanted.device),
+        view=view,
         parts=parts,
         needed_bytes=needed,
         capacity_bytes=capacity,
         fits=fits,
         vision=vision.seconds,
-        select=SELECT_SECONDS if wanted.visual_tokens < model.tower.patches else 0.0,
+        select=SELECT_SECONDS if wanted.visual_tokens < view.tokens else 0.0,
         project=project.seconds,
         prefill=prefill.seconds,
         token=token.seconds,
         limit=_limit((vision, project, prefill)) if fits != "no" else "memory",
         token_limit=token.limit if fits != "no" else "memory",
+        measured=measured_on(device, text, BITS[wanted.precision]),
     )
 
 

@@ -7,18 +7,22 @@ tokens and software. The rest is compared and shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from svd_vlm_ros.planning.shapes import Decoder, Tower
+from svd_vlm_ros.planning.devices import DEVICES, Device
+from svd_vlm_ros.planning.known import find_sizes
+from svd_vlm_ros.planning.shapes import Decoder, ModelSizes
+from svd_vlm_ros.planning.views import TYPICAL, Size
 
 LLAMA_2_7B = Decoder(4096, 11008, 32, 32, 32, 128, 32000)
 LLAMA_2_13B = Decoder(5120, 13824, 40, 40, 40, 128, 32000)
 LLAMA_3_8B = Decoder(4096, 14336, 32, 32, 8, 128, 128256)
 QWEN_2_5_7B = Decoder(3584, 18944, 28, 28, 4, 128, 152064)
 QWEN_3_8B = Decoder(4096, 12288, 36, 32, 8, 128, 151936)
-CLIP_LARGE_336 = Tower(1024, 4096, 24, 23, 576, 588)
-# Qwen3-VL's tower; 512 x 512 pixels are assumed: a prompt of 283 tokens holds one such image.
-QWEN_3_VL = Tower(1152, 4304, 27, 27, 1024, 1536)
+LLAVA_7B = find_sizes("llava-1.5-7b")
+QWEN_3_VL_8B = find_sizes("qwen3-vl-8b")
+COSMOS_2B = find_sizes("cosmos-reason2-2b")
+QWEN_3_2B = COSMOS_2B.decoder
 
 # Bits of a weight with its scales.
 FP16 = 16.0
@@ -37,6 +41,8 @@ NANO_LLM = "Jetson AI Lab, NanoLLM and NanoVLM charts"
 TINY_CHAT = "VILA and TinyChat, AWQ on Jetson Orin"
 HF_REPORT = "Hugging Face transformers on AGX Orin, community report"
 ROS_OLLAMA = "a ROS 2 project with Ollama, community report"
+# hokwangchoi.com/blog/vlm-benchmarks, April 2026, and its profiles: headless, MAXN_SUPER.
+THREE_RUNTIMES = "three runtimes on one Orin Nano, community report"
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Measurement:
         runtime: ENGINE, EAGER or LLAMA_CPP.
         tokens: that are read; for decode those in the cache.
         answer: tokens written, for "image".
-        tower: for vision and image.
+        model: for vision and image.
+        image: its size, for these.
+        used_bytes: memory of the whole system at the peak; 0: not stated.
         held: whether it takes part in the solving and must be met.
         source: who has published it.
         note: what the report leaves open.
@@ -72,7 +80,9 @@ class Measurement:
     tokens: int
     source: str
     answer: int = 0
-    tower: Tower | None = None
+    model: ModelSizes | None = None
+    image: Size = TYPICAL
+    used_bytes: float = 0.0
     held: bool = True
     note: str = ""
 
@@ -82,6 +92,11 @@ class Measurement:
         if self.kind == "decode":
             return f"{1 / self.seconds:.1f} tokens/s"
         return f"{self.seconds * 1e3:.1f} ms" if self.seconds < 1 else f"{self.seconds:.2f} s"
+
+    @property
+    def program(self) -> str:
+        """What has run it, as far as the report says."""
+        return self.note or self.runtime
 
 
 def _decode(
@@ -94,10 +109,13 @@ def _decode(
     runtime: str,
     source: str,
     note: str = "",
+    used_bytes: float = 0.0,
+    cached: int = 128,
 ) -> Measurement:
     return Measurement(
-        *(what, device, "decode", 1 / tokens_a_second, decoder, bits, head_bits, runtime, 128),
+        *(what, device, "decode", 1 / tokens_a_second, decoder, bits, head_bits, runtime, cached),
         source,
+        used_bytes=used_bytes,
         note=note,
     )
 
@@ -119,6 +137,10 @@ MEASUREMENTS = (
     Measurement(
         *("Qwen3-VL-8B INT4 AWQ, 283 tokens", "agx-orin-64", "prefill", 0.213, QWEN_3_8B),
         *(AWQ, FP16, ENGINE, 283, EDGE_LLM),
+    ),
+    Measurement(
+        *("Cosmos-Reason2-2B AWQ, 512 tokens", "orin-nano-8-super", "prefill", 0.2108, QWEN_3_2B),
+        *(AWQ, FP16, ENGINE, 512, THREE_RUNTIMES),
     ),
     _decode(*("Llama-2-7B q4f16", "agx-orin-64", 46.9, LLAMA_2_7B, MLC, MLC, ENGINE, MLC_REPORT)),
     _decode(*("LLaVA-13B q4f16", "agx-orin-64", 21.1, LLAMA_2_13B, MLC, MLC, ENGINE, NANO_LLM)),
@@ -143,15 +165,39 @@ MEASUREMENTS = (
         *("Qwen2.5-7B q4f16", "orin-nano-8-super", 21.75, QWEN_2_5_7B, MLC, MLC, ENGINE),
         SUPER_BLOG,
     ),
+    _decode(
+        *("Cosmos-Reason2-2B INT4 AWQ", "orin-nano-8-super", 59.8, QWEN_3_2B, AWQ, FP16, ENGINE),
+        THREE_RUNTIMES,
+        note="TensorRT Edge-LLM",
+        used_bytes=4.55e9,
+        cached=576,  # an image, a question, half of the answer
+    ),
+    _decode(
+        *("Cosmos-Reason2-2B W4A16", "orin-nano-8-super", 56.5, QWEN_3_2B, AWQ, FP16, ENGINE),
+        THREE_RUNTIMES,
+        note="vLLM, with CUDA graphs and Marlin's kernels",
+        used_bytes=6.9e9,
+    ),
     _decode(*("Llama-2-7B fp16", "agx-orin-64", 6.2, LLAMA_2_7B, FP16, FP16, EAGER, HF_REPORT)),
     _decode(*("Llama-2-7B GPTQ", "agx-orin-64", 10.3, LLAMA_2_7B, AWQ, FP16, EAGER, HF_REPORT)),
     _decode(*("Llama-2-7B AWQ", "agx-orin-64", 11.2, LLAMA_2_7B, AWQ, FP16, EAGER, HF_REPORT)),
     _decode(*("LLaVA-13B fp16", "agx-orin-64", 4.2, LLAMA_2_13B, FP16, FP16, EAGER, NANO_LLM)),
     _decode(*("LLaVA-13B Q4_K", "agx-orin-64", 10.1, LLAMA_2_13B, Q4_K, Q4_K, LLAMA_CPP, NANO_LLM)),
+    _decode(
+        *("Cosmos-Reason2-2B Q4_K", "orin-nano-8-super", 38.3, QWEN_3_2B, Q4_K, Q4_K, LLAMA_CPP),
+        THREE_RUNTIMES,
+    ),
+    Measurement(
+        *("Cosmos-Reason2-2B's tower", "orin-nano-8-super", "vision", 0.208, None, FP16, FP16),
+        *(ENGINE, 0, THREE_RUNTIMES),
+        model=COSMOS_2B,
+        image=(608, 832),  # one of those that become the reported 494 visual tokens
+    ),
     Measurement(
         *("Qwen3-VL-8B's tower", "agx-orin-64", "vision", 0.0565, None, FP16, FP16, ENGINE, 0),
         EDGE_LLM,
-        tower=QWEN_3_VL,
+        model=QWEN_3_VL_8B,
+        image=(512, 512),  # a prompt of 283 tokens holds one such image
         held=False,
         note="size of the image not stated; 512 x 512 assumed",
     ),
@@ -159,7 +205,7 @@ MEASUREMENTS = (
         *("LLaVA-7B q4f16, a frame", "agx-orin-64", "image", 1 / 1.43, LLAMA_2_7B),
         *(MLC, MLC, ENGINE, 626, NANO_LLM),
         answer=2,
-        tower=CLIP_LARGE_336,
+        model=LLAVA_7B,
         held=False,
         note="with camera and display; a yes/no answer of 2 tokens assumed",
     ),
@@ -167,7 +213,7 @@ MEASUREMENTS = (
         *("LLaVA-7B q4f16, a frame", "orin-nano-8", "image", 1 / 0.55, LLAMA_2_7B),
         *(MLC, MLC, ENGINE, 626, NANO_LLM),
         answer=2,
-        tower=CLIP_LARGE_336,
+        model=LLAVA_7B,
         held=False,
         note="with camera and display; a yes/no answer of 2 tokens assumed",
     ),
@@ -175,8 +221,30 @@ MEASUREMENTS = (
         *("LLaVA-7B Q4_K, an image", "agx-orin-64", "image", 12.5, LLAMA_2_7B),
         *(Q4_K, Q4_K, LLAMA_CPP, 626, ROS_OLLAMA),
         answer=128,
-        tower=CLIP_LARGE_336,
+        model=LLAVA_7B,
         held=False,
         note="10 to 15 s reported; an answer of 128 tokens assumed",
     ),
 )
+
+
+def measured_on(device: Device, decoder: Decoder, bits: float) -> tuple[Measurement, ...]:
+    """Tokens a second that others have measured of a language model on a module.
+
+    Args:
+        device: a module; its other power mode counts as well.
+        decoder: the language model; its vocabulary may differ.
+        bits: of a weight, about.
+    """
+    modes = {device.key, device.super_mode}
+    modes |= {other.key for other in DEVICES.values() if other.super_mode == device.key}
+    return tuple(
+        m
+        for m in MEASUREMENTS
+        if m.kind == "decode" and m.device in modes and abs(m.bits - bits) < 1
+        if m.decoder and _body(m.decoder) == _body(decoder)
+    )
+
+
+def _body(decoder: Decoder) -> Decoder:
+    return replace(decoder, vocabulary=0, tied=False)

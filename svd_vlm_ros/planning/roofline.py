@@ -147,9 +147,10 @@ def predict(m: Measurement, known: dict[str, Software]) -> float:
     """The seconds that the model gives for a measurement."""
     device, kind = DEVICES[m.device], known[m.runtime]
     seconds = 0.0
-    if m.tower and m.kind in ("vision", "image"):
-        macs = vision_work(m.tower)
-        seconds += pass_time(device, kind, macs, 0.0, m.tower.layers_used).seconds
+    if m.model and m.kind in ("vision", "image"):
+        view = m.model.view(m.image)
+        macs = vision_work(m.model.tower, view) + view.tokens * m.model.connector.token_macs
+        seconds += pass_time(device, kind, macs, 0.0, m.model.tower.layers_used).seconds
     if m.decoder and m.kind in ("prefill", "image"):
         seconds += pass_time(device, kind, _macs(m), _bytes(m), m.decoder.layers).seconds
     if m.decoder and m.kind in ("decode", "image"):

@@ -1,61 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sizes of a LLaVA-1.5 and of its parts, from a name or from a config.json."""
+"""The sizes of a vision language model, by its parts."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from svd_vlm_ros.errors import UserError
-
-NAMES = ("llava-1.5-7b", "llava-1.5-13b", "scout")
-
-# What a config.json leaves out has the default of transformers' own classes; the ones on the hub
-# leave out nearly everything.
-_TEXT_DEFAULTS = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-}
-_VISION_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "num_channels": 3,
-}
-_CLIP_LARGE_336 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "image_size": 336,
-    "patch_size": 14,
-}
-_KNOWN: dict[str, dict[str, Any]] = {
-    "llava-1.5-7b": {"vision_config": _CLIP_LARGE_336, "text_config": {"vocab_size": 32064}},
-    "llava-1.5-13b": {
-        "vision_config": _CLIP_LARGE_336,
-        "text_config": {
-            "hidden_size": 5120,
-            "intermediate_size": 13824,
-            "num_hidden_layers": 40,
-            "num_attention_heads": 40,
-            "vocab_size": 32064,
-        },
-    },
-}
+from svd_vlm_ros.planning.views import TYPICAL, Size, View, Views
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A Llama-like language model: grouped attention, a gated MLP of three matrices, no biases.
+    """A Llama-like language model: grouped attention, a gated MLP of three matrices.
+
+    Biases and the norms of queries and keys, which some have, are left out: a ten-thousandth.
 
     Attributes:
         hidden: width of the residual stream.
@@ -107,45 +65,68 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Tower:
-    """A CLIP vision tower.
+    """A vision tower: a transformer over patches, in one piece or tile by tile.
 
     Attributes:
         hidden: width of a patch's features.
         intermediate: width inside the MLP.
         layers: layers that are stored.
-        layers_used: layers that lead to the hidden states that LLaVA looks at.
-        patches: patches of an image, CLS left out.
+        layers_used: layers that lead to the hidden states that the model looks at.
         patch_pixels: numbers that a patch is made of.
+        weights: all of them, those of unused layers included: they are loaded all the same.
+        matrices: of the MLP: 3 if it is gated.
+        has_cls: whether a CLS token is encoded with the patches of each tile.
+        window: patches in a window of attention; 0: all of a tile see each other in every layer.
+        full_layers: layers in which all see each other, if there are windows.
+        token_macs: multiply-accumulates within the tower for each visual token of the whole image
+            (the mergers of DeepStack).
     """
 
     hidden: int
     intermediate: int
     layers: int
     layers_used: int
-    patches: int
     patch_pixels: int
+    weights: int
+    matrices: int = 2
+    has_cls: bool = False
+    window: int = 0
+    full_layers: int = 0
+    token_macs: int = 0
 
-    @property
-    def weights(self) -> int:
-        """All weights, those of unused layers included: they are loaded all the same."""
-        layer = 4 * self.hidden * (self.hidden + 1) + 4 * self.hidden
-        layer += 2 * self.hidden * self.intermediate + self.intermediate + self.hidden
-        outside = (self.patch_pixels + 1 + self.patches + 1 + 4) * self.hidden
-        return self.layers * layer + outside
+    def rows(self, view: View) -> int:
+        """Rows that each layer computes for one image."""
+        return view.patches + (view.tiles if self.has_cls else 0)
 
 
 @dataclass(frozen=True)
-class Llava:
-    """A LLaVA-1.5: tower, projector of two layers, language model."""
+class Connector:
+    """What makes a visual token of patches: projector, merger.
+
+    Attributes:
+        weights: all of them, biases and a newline's embedding included.
+        token_macs: multiply-accumulates for each token that is kept.
+    """
+
+    weights: int
+    token_macs: int
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A vision language model: tower, connector, language model, and how it views images."""
 
     name: str
     tower: Tower
+    connector: Connector
     decoder: Decoder
+    views: Views
 
-    @property
-    def projector_weights(self) -> int:
-        """Weights and biases of the projector."""
-        return (self.tower.hidden + 1 + self.decoder.hidden + 1) * self.decoder.hidden
+    def view(self, size: Size = TYPICAL) -> View:
+        """What an image is to this model. Raises `UserError` if it can't take its size."""
+        if min(size) < 1:
+            raise UserError(f"An image can't be {size[1]}x{size[0]} pixels large.")
+        return self.views(size)
 
     @property
     def weights(self) -> int:
@@ -153,71 +134,4 @@ class Llava:
         text = self.decoder
         tables = text.embedding_weights * (1 if text.tied else 2)
         language = text.linear_weights + text.norm_weights + tables
-        return self.tower.weights + self.projector_weights + language
-
-
-def find_llava(name: str) -> Llava:
-    """The sizes of a model.
-
-    Args:
-        name: one of `NAMES`, the same behind `random:` or as the hub calls it
-            (`llava-hf/llava-1.5-7b-hf`), or a folder with a config.json.
-
-    Raises:
-        UserError: the name is not known, or the configuration is not that of a LLaVA-1.5.
-    """
-    short = re.sub(r"^(random:|llava-hf/)", "", name)
-    short = re.sub(r"-hf$", "", short)
-    if short in _KNOWN:
-        return llava_from_config(short, _KNOWN[short])
-    folder = Path(name).expanduser()
-    if name == "scout":
-        folder = Path(__file__).parents[1] / "scout" / "model"
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(
-            f"There is no model '{name}' to count: take one of {', '.join(NAMES)}, or a folder "
-            "with a config.json."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}).") from error
-    return llava_from_config(name, config)
-
-
-def llava_from_config(name: str, config: Mapping[str, Any]) -> Llava:
-    """The sizes in a LLaVA's configuration (config.json as a dict).
-
-    Raises:
-        UserError: it is not the configuration of a LLaVA-1.5.
-    """
-    try:
-        text = {**_TEXT_DEFAULTS, **config["text_config"]}
-        vision = {**_VISION_DEFAULTS, **config["vision_config"]}
-        heads = int(text["num_attention_heads"])
-        decoder = Decoder(
-            hidden=int(text["hidden_size"]),
-            intermediate=int(text["intermediate_size"]),
-            layers=int(text["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(text.get("num_key_value_heads") or heads),
-            head_size=int(text.get("head_dim") or int(text["hidden_size"]) // heads),
-            vocabulary=int(text["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-        layers = int(vision["num_hidden_layers"])
-        chosen = int(config.get("vision_feature_layer", -2))
-        tower = Tower(
-            hidden=int(vision["hidden_size"]),
-            intermediate=int(vision["intermediate_size"]),
-            layers=layers,
-            layers_used=chosen if chosen >= 0 else layers + 1 + chosen,
-            patches=(int(vision["image_size"]) // int(vision["patch_size"])) ** 2,
-            patch_pixels=int(vision["num_channels"]) * int(vision["patch_size"]) ** 2,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"The configuration of {name} is not that of a LLaVA-1.5 ({error!r})."
-        ) from error
-    return Llava(name, tower, decoder)
+        return self.tower.weights + self.connector.weights + language

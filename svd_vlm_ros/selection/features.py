@@ -79,10 +79,15 @@ class VisualFeatures:
         valid: bool [N], False where a patch shows only padding; None: all patches are valid.
         class_attention: need "class_attention". float32 [heads, N]: how much the class token looks
             at each patch in the layer whose output `patches` is. Its look at itself is left out, so
-            that a row sums to less than 1. None from an encoder without class token.
-        class_token: need "class_attention". float [D], the class token beside the patches.
-        keys: need "keys". float [N, head size]: that layer's keys, the mean over its heads.
-        class_key: need "keys". float [head size], the key of the class token.
+            that a row sums to less than 1. From an encoder without class token: how much attention
+            each patch receives there, the mean over all that look. If a visual token stands for
+            several patches of the encoder's, the mean of theirs, so that a row again sums to less.
+        class_token: need "class_attention". float [D], the class token beside the patches; None
+            from an encoder without class token.
+        keys: need "keys". float [N, head size]: that layer's keys, the mean over its heads, before
+            they are rotated by their places if the layer does that; the mean of several patches as
+            above.
+        class_key: need "keys". float [head size], the key of the class token; None as above.
         projected: need "projected". float [N, hidden], all patches through the connector.
         image_text: need "image_text". Patches and question in one space.
         question: need "question". float [t, hidden], the language model's embeddings of the

@@ -123,7 +123,9 @@ def gram(rows: Tensor) -> Tensor:
 
 
 def class_token_attention(features: VisualFeatures, selector: str) -> np.ndarray:
-    """How much the class token looks at each valid patch: float64 [n], over all heads, sum 1."""
+    """How much the class token, or the mean patch if there is none, looks at each valid patch:
+    float64 [n], over all heads, sum 1.
+    """
     attention = needed(features.class_attention, "class_attention", selector)
     looks = rows_of(attention.T, features).sum(dim=1).cpu().numpy()
     total = looks.sum()

@@ -69,12 +69,13 @@ def _join(parts: list[tuple[Tensor, Selection]], total: int) -> Selection:
 def _wider(rows: Tensor, chosen: Selection, total: int) -> Tensor:
     """What a part's tokens are made of, in columns of the class token and all patches."""
     columns = torch.cat([rows.new_zeros(1), 1 + rows])
-    size = (len(chosen), 1 + total)
     if chosen.merge is None:
-        where = torch.stack(
-            [torch.arange(len(chosen), device=rows.device), 1 + rows[chosen.indices]]
-        )
-        return torch.sparse_coo_tensor(where, torch.ones(len(chosen), device=rows.device), size)
-    merge = chosen.merge.coalesce()
-    row, column = merge.indices()
-    return torch.sparse_coo_tensor(torch.stack([row, columns[column]]), merge.values(), size)
+        row, column = torch.arange(len(chosen), device=rows.device), 1 + chosen.indices
+        weights = torch.ones(len(chosen), device=rows.device)
+    else:
+        merge = chosen.merge.coalesce()
+        row, column = merge.indices()
+        weights = merge.values()
+    places = torch.stack([row, columns[column]])
+    size = (len(chosen), 1 + total)
+    return torch.sparse_coo_tensor(places, weights, size, check_invariants=False)

@@ -41,30 +41,33 @@ class VisionZip:
       token lies at the patch it looks at the most among those that stand for nothing else; that
       patch is the one that `indices` names for it.
     * A budget that reaches all patches keeps them as they are, without the class token.
+    * Of an encoder without class token the dominant tokens are the M - C patches that receive the
+      most attention.
     """
 
     name: ClassVar[str] = "visionzip"
     needs: ClassVar[frozenset[Need]] = frozenset({"class_attention", "keys"})
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """Keep dominant patches and the class token, merge the rest. The scores: its attention."""
+        """Keep dominant patches and the class token, merge the rest. The scores: the attention."""
         tokens = tokens_of(budget, self.name)
         looks = class_token_attention(features, self.name)
         keys = rows_of(needed(features.keys, "keys", self.name), features)
         if tokens >= len(looks):
             return keep_all(features, looks)
         contextual = tokens * 5 // 32
+        classes = 0 if features.class_token is None else 1
         order = ranked(looks)
-        dominant = order[: tokens - contextual - 1]
-        rest = np.sort(order[tokens - contextual - 1 :])
+        dominant, rest = np.split(order, [tokens - contextual - classes])
+        rest = np.sort(rest)
         targets = rest[:: len(rest) // contextual][:contextual] if contextual else rest[:0]
         joins = np.setdiff1d(rest, targets)
-        of_cls = order[np.isin(order, joins)][:1]
+        of_cls = order[np.isin(order, joins)][:classes]
 
         # Each token: the patch that stands for it, in raster order.
         kept = np.sort(np.concatenate([dominant, targets, of_cls]))
         rows = [np.searchsorted(kept, np.concatenate([dominant, targets, of_cls]))]
-        columns = [1 + dominant, 1 + targets, np.zeros(1, dtype=np.int64)]
+        columns = [1 + dominant, 1 + targets, np.zeros(classes, dtype=np.int64)]
         weights = [np.ones(tokens)]
         if contextual:
             nearest = first_of_highest(cosines(keys[joins], keys[targets]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded bags for the tests: two cameras, a topic of an unknown type, broken pictures."""
+"""Recorded bags for the tests: two cameras, a topic of an unknown type, broken images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGIN = 10**18  # ns
 PERIOD = 10**8
 
 
-def picture(number: int) -> np.ndarray:
+def image(number: int) -> np.ndarray:
     """uint8 RGB [48, 64, 3], unlike all others."""
     coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
     return np.kron(coarse, np.ones((8, 8, 1), np.uint8))
@@ -29,7 +29,7 @@ def make_bag(
     plugin: StoragePlugin = StoragePlugin.MCAP,
     broken: Container[int] = (),
 ) -> Path:
-    """Record `frames` pictures of each camera, ten a second. The folder, or its .mcap."""
+    """Record `frames` images of each camera, ten a second. The folder, or its .mcap."""
     store = get_typestore(Stores.ROS2_JAZZY)
     store.register(get_types_from_msg("float64 value\nstring[] words\n", ODD_TYPE))
     types = store.types
@@ -41,7 +41,7 @@ def make_bag(
             time = BEGIN + number * PERIOD
             seconds, rest = divmod(time - 5_000_000, 10**9)  # taken before it was recorded
             stamp = types["builtin_interfaces/msg/Time"](seconds, rest)
-            pixels = picture(number)
+            pixels = image(number)
             encoding = "32FC1" if number in broken else "rgb8"
             jpeg = cv2.imencode(".jpg", pixels[..., ::-1])[1].reshape(-1)
 

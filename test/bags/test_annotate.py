@@ -7,26 +7,29 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("rosbags", reason="needs rosbags")
 from rosbags.rosbag2 import Reader, StoragePlugin
 
 from svd_vlm_ros.bags.annotate import Work, annotate, journal_path
 from svd_vlm_ros.bags.definitions import DESCRIPTION, build, definitions_folder, typestore
-from svd_vlm_ros.bags.journal import Journal
-from svd_vlm_ros.bags.recording import open_bag, picture_topics
+from svd_vlm_ros.bags.recording import image_topics, open_bag
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.facts import parse_fact
+from svd_vlm_ros.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parent))  # for recorded.py: no test folder is on the path
-from recorded import BEGIN, FRONT, ODD, PERIOD, REAR, make_bag, picture
+from recorded import BEGIN, FRONT, ODD, PERIOD, REAR, image, make_bag
 
 TOPIC = "/scene_description"
 FACT = parse_fact("path: is the path clear? [yes, no, maybe]")
@@ -57,12 +60,12 @@ def descriptions(path: Path, topic: str = TOPIC) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_descriptions_stand_beside_their_pictures(
+def test_descriptions_stand_beside_their_images(
     tmp_path: Path, engine: SceneEngine, plugin: StoragePlugin
 ) -> None:
     bag, out = make_bag(tmp_path / "drive", 3, plugin), tmp_path / "seen.mcap"
     done = run(bag, out, engine, facts=(FACT,))
-    assert (done.pictures, done.unreadable, done.topics) == (6, 0, (FRONT, REAR))
+    assert (done.images, done.unreadable, done.topics) == (6, 0, (FRONT, REAR))
     before, after = read(bag), read(out)
     assert {topic: after[topic] for topic in before} == before, "the original topics, byte by byte"
     assert set(after) == {*before, TOPIC}
@@ -80,11 +83,11 @@ def test_descriptions_stand_beside_their_pictures(
         assert each.header.stamp in stamps[each.camera]
         assert each.header.frame_id == each.camera.split("/")[1]
         assert at in [log_time for log_time, _ in before[each.camera]]
-    scene = engine.see(picture(1))
+    scene = engine.see(image(1))
     _, second = next(pair for pair in made if pair[1].header.stamp == stamps[FRONT][1])
     assert second.text == engine.describe(scene, max_new_tokens=4).text
-    chances = engine.choose(scene, FACT.question, FACT.choices).probabilities
-    assert second.facts[0].probabilities == pytest.approx(chances, abs=1e-6)
+    expected = engine.choose(scene, FACT.question, FACT.choices).probabilities
+    assert second.facts[0].probabilities == pytest.approx(expected, abs=1e-6)
     assert second.facts[0].choices == list(FACT.choices)
     assert second.facts[0].value in FACT.choices
     assert second.stats.visual_tokens_kept == 192
@@ -109,14 +112,14 @@ def test_the_file_is_one_that_ros_reads(tmp_path: Path, engine: SceneEngine) -> 
     assert "SceneFact[] facts" in made.msgdef.data.replace("svd_vlm_ros/", "")
     assert made.ext.offered_qos_profiles[0].reliability.name == "RELIABLE"
     compiled = definitions_folder() / "SceneDescription.json"
-    if compiled.exists():  # an installed package: what ROS itself says
+    if compiled.exists():  # an installed package: what ROS itself has
         assert made.digest in compiled.read_text()
 
 
-def test_unreadable_pictures_are_left_out(tmp_path: Path, engine: SceneEngine) -> None:
+def test_unreadable_images_are_left_out(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 4, broken={0, 2}), tmp_path / "seen.mcap"
     done = run(bag, out, engine, topics=(FRONT,))
-    assert (done.pictures, done.unreadable) == (4, 2)
+    assert (done.images, done.unreadable) == (4, 2)
     assert "'32FC1' holds plain numbers" in done.reasons[FRONT]
     assert [(at - BEGIN) // PERIOD for at, _ in descriptions(out)] == [1, 3]
 
@@ -124,7 +127,7 @@ def test_unreadable_pictures_are_left_out(tmp_path: Path, engine: SceneEngine) -
 def test_every_so_often(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 7), tmp_path / "seen.mcap"
     done = run(bag, out, engine, period=0.25, topics=(FRONT,), describe=False, facts=(FACT,))
-    assert done.pictures == 3
+    assert done.images == 3
     assert [(at - BEGIN) // PERIOD for at, _ in descriptions(out)] == [0, 3, 6]
 
 
@@ -164,10 +167,10 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     with open(journal, "ab") as file:
         file.write(b'{"picture": 79, "top')  # as a killed process may leave it
 
-    status, told = interrupt(call, journal, 12, signal.SIGINT)
+    status, shown = interrupt(call, journal, 12, signal.SIGINT)
     assert status == 1
-    assert told.count("Stopped: what was found is in") == 1
-    assert "Traceback" not in told
+    assert shown.count("Stopped: what was found is in") == 1
+    assert "Traceback" not in shown
 
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -182,7 +185,7 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "seen.mcap.journal"]
 
     done = run(bag, out, engine, facts=(FACT,))
-    assert (done.pictures, done.kept) == (80, 80), "nothing is looked at twice"
+    assert (done.images, done.kept) == (80, 80), "nothing is looked at twice"
     assert not journal.exists()
     (tmp_path / "whole").mkdir()
     whole = tmp_path / "whole" / out.name
@@ -191,24 +194,56 @@ def test_killed_stopped_and_the_disk_full_gives_the_same_bytes(
     assert len(descriptions(out)) == 80
 
 
-def test_a_full_disk_while_looking(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal", {"model": "scout"})
-    journal.add(0, {"text": "a"})
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (tmp_path / "journal").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
-    try:
-        with pytest.raises(UserError, match="make room or choose another place"):
-            journal.add(1, {"text": "b" * 100})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert Journal(tmp_path / "journal", {"model": "scout"}).found == {0: {"text": "a"}}
+@pytest.fixture(scope="module")
+def stopped(
+    tmp_path_factory: pytest.TempPathFactory, engine: SceneEngine
+) -> tuple[Path, bytes, bytes]:
+    """A bag, the journal of its annotation when all was looked at, and what becomes of it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    bag, out = make_bag(folder / "drive", 3, broken={1}), folder / "seen.mcap"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "writing":
+            raise KeyboardInterrupt
+
+    with open_bag(bag) as reader, pytest.raises(KeyboardInterrupt):
+        annotate(reader, bag, out, engine, Work(max_new_tokens=4, facts=(FACT,)), stop)
+    content = journal_path(out).read_bytes()
+    journal_path(out).unlink()
+    run(bag, out, engine, facts=(FACT,))
+    return bag, content, out.read_bytes()
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_journal_cut_at_any_byte_gives_the_same_bag(
+    stopped: tuple[Path, bytes, bytes], engine: SceneEngine, data: st.DataObject
+) -> None:
+    bag, content, whole = stopped
+    cut = data.draw(st.integers(0, len(content)), label="cut")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "seen.mcap"
+        journal_path(out).write_bytes(content[:cut])
+        done = run(bag, out, engine, facts=(FACT,))
+        assert done.kept == max(0, content[:cut].count(b"\n") - 1), "nothing is looked at twice"
+        assert out.read_bytes() == whole
+
+
+def test_a_journal_broken_in_the_middle_costs_one_finding(
+    stopped: tuple[Path, bytes, bytes], tmp_path: Path, engine: SceneEngine
+) -> None:
+    bag, content, whole = stopped
+    out = tmp_path / "seen.mcap"
+    first, second, third, *rest = content.splitlines(keepends=True)
+    journal_path(out).write_bytes(b"".join([first, second, b"\x00" * len(third) + b"\n", *rest]))
+    assert run(bag, out, engine, facts=(FACT,)).kept == 5
+    assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     ("work", "sentence"),
     [
-        ({"topics": ("/nowhere",)}, rf"no pictures on /nowhere: the bag has {FRONT}, {REAR}"),
+        ({"topics": ("/nowhere",)}, rf"no images on /nowhere: the bag has {FRONT}, {REAR}"),
         ({"topic": ODD}, f"has a topic {ODD} already"),
         ({"topic": "seen"}, "must begin with a slash"),
         ({"describe": False}, "nothing to find out"),
@@ -235,9 +270,27 @@ def test_impossible_places(tmp_path: Path, engine: SceneEngine) -> None:
 
 def test_a_journal_of_other_work_is_refused(tmp_path: Path, engine: SceneEngine) -> None:
     bag, out = make_bag(tmp_path / "drive", 1), tmp_path / "seen.mcap"
-    Journal(journal_path(out), {"model": ["another"]})
-    with pytest.raises(UserError, match=r"begun otherwise \(.*model.*differs\)"):
+    with (
+        Journal(journal_path(out), {"model": ["another"]}),
+        pytest.raises(UserError, match="Another run is writing to"),
+    ):
         run(bag, out, engine)
+    with pytest.raises(
+        UserError, match=r"begun with other settings \(model: \['another'\], not \['random:tiny'"
+    ):
+        run(bag, out, engine)
+
+
+def test_options_of_the_model_must_agree(
+    stopped: tuple[Path, bytes, bytes], tmp_path: Path
+) -> None:
+    bag, content, _ = stopped
+    out = tmp_path / "seen.mcap"
+    journal_path(out).write_bytes(content)
+    options = {"precision": "fp32", "device": "cpu", "position_policy": "original"}
+    with pytest.raises(UserError, match=r"settings \(model: \[.*\], not \[.*'original', "):
+        run(bag, out, SceneEngine.load("random:tiny", **options), facts=(FACT,))
+    assert journal_path(out).read_bytes() == content
 
 
 def test_bags_that_cannot_be_read(tmp_path: Path) -> None:
@@ -257,7 +310,7 @@ def test_bags_that_cannot_be_read(tmp_path: Path) -> None:
             pass
 
 
-def test_the_same_picture_compressed_is_left_out() -> None:
+def test_the_same_image_compressed_is_left_out() -> None:
     class Made:
         connections = ()
 
@@ -269,8 +322,8 @@ def test_the_same_picture_compressed_is_left_out() -> None:
         connection("/a/compressed", "CompressedImage"),
         connection("/b/compressed", "CompressedImage"),
     )
-    assert [each.topic for each in picture_topics(Made())] == ["/a", "/b/compressed"]
-    assert [each.topic for each in picture_topics(Made(), ["/a/compressed"])] == ["/a/compressed"]
+    assert [each.topic for each in image_topics(Made())] == ["/a", "/b/compressed"]
+    assert [each.topic for each in image_topics(Made(), ["/a/compressed"])] == ["/a/compressed"]
 
 
 def test_messages_are_built_of_what_is_given() -> None:

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from svd_vlm_ros.bench import run, selectors
@@ -24,9 +23,8 @@ from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.cli.processes import environment
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.files import find_folder
+from svd_vlm_ros.planning.known import find_sizes
 from svd_vlm_ros.planning.memory import Floats
-from svd_vlm_ros.planning.shapes import find_llava
 
 CPU = torch.device("cpu")
 STAGES = {"preprocess", "vision", "select", "project", "prefill", "first_token", "token", "answer"}
@@ -136,17 +134,16 @@ def test_stock_and_engine_share_weights_and_tokens():
     """Stock is transformers' model itself; its prompt is the engine's; its hooks are gone after."""
     engine = SceneEngine.load("random:tiny", precision="fp32", device="cpu")
     loaded = engine.loaded
-    processor = AutoProcessor.from_pretrained(find_folder("random:tiny"), local_files_only=True)
-    stock = Stock(loaded, processor)
+    stock = Stock(loaded)
     assert stock._model is loaded.model
-    image = make_image(336)
+    image = make_image(336, 336)
     taken = stock.answer(image, "Is the path clear?", 3)
-    select_tokens(engine, 576, "svd")
+    select_tokens(engine, 576, 576, "svd")
     assert engine.info.selector == "none"
     answer = engine.ask(engine.see(image), "Is the path clear?", max_new_tokens=3)
     assert taken["prompt_tokens"] == answer.prompt_tokens
     assert not loaded.model.model.vision_tower._forward_hooks
-    select_tokens(engine, 16, "svd")
+    select_tokens(engine, 16, 576, "svd")
     assert (engine.info.selector, engine.info.visual_tokens) == ("svd", 16)
 
 
@@ -162,9 +159,9 @@ def test_scout_may_end_its_answers_early():
 
 def test_limits_are_those_of_the_arithmetic():
     machine = Machine("m", 1, 8e9, 10e9, 1e12, "bfloat16", "2")
-    asked = {"visual_tokens": 16, "prompt_tokens": 66, "answer_tokens": 16}
+    asked = {"image": (336, 336), "visual_tokens": 16, "prompt_tokens": 66, "answer_tokens": 16}
     found = row_limits(
-        *(find_llava("llava-1.5-7b"), "bf16", Floats(2, 2), machine),
+        *(find_sizes("llava-1.5-7b"), "bf16", Floats(2, 2), machine),
         **asked,
         first_token=2.0,
         token=2.0,
@@ -175,7 +172,7 @@ def test_limits_are_those_of_the_arithmetic():
     assert found["limit"] == "bandwidth"
     assert found["roofline_ratio"] == pytest.approx(32 / found["roofline"])
     slow = row_limits(
-        find_llava("llava-1.5-7b"),
+        find_sizes("llava-1.5-7b"),
         "int4",
         Floats(2, 4),
         Machine("m", 1, 100e9, 100e9, 1e11, "bfloat16", "2"),
@@ -210,11 +207,11 @@ def test_spreads():
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
 
 
-def test_images_are_square_and_alike():
-    image = make_image(100)
-    assert image.shape == (100, 100, 3)
+def test_images_are_alike():
+    image = make_image(60, 100)
+    assert image.shape == (60, 100, 3)
     assert image.dtype == np.uint8
-    assert np.array_equal(image, make_image(100))
+    assert np.array_equal(image, make_image(60, 100))
 
 
 @pytest.mark.timeout(400)  # three processes

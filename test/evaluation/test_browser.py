@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real browser, where there is one: nothing on the console, nothing fetched."""
+"""The page in a real browser, if there is one: nothing on the console, nothing fetched."""
 
 import json
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corrupted pictures and other wordings: the same for the same seed, worse with the severity."""
+"""Corrupted images and other wordings: the same for the same seed, worse with the severity."""
 
 import re
 
@@ -12,26 +12,26 @@ from svd_vlm_ros.evaluation.rephrase import rephrase
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.scout.world import sample_scene
 
-PICTURE = render(sample_scene(20_000_001))
+IMAGE = render(sample_scene(20_000_001))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_grows_with_its_severity(name: str) -> None:
-    before = PICTURE.copy()
+    before = IMAGE.copy()
     far = []
     for severity in (1, 3, 5):
-        changed = corrupt(PICTURE, name, severity, "7/a")
+        changed = corrupt(IMAGE, name, severity, "7/a")
         assert changed.dtype == np.uint8
-        assert changed.shape == PICTURE.shape
-        far.append(np.abs(changed.astype(int) - PICTURE).mean())
+        assert changed.shape == IMAGE.shape
+        far.append(np.abs(changed.astype(int) - IMAGE).mean())
     assert far[0] > 0.5  # it can be seen
     assert far[0] < far[1] < far[2]
-    assert np.array_equal(PICTURE, before)
+    assert np.array_equal(IMAGE, before)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_depends_on_its_seed_alone(name: str) -> None:
-    small = PICTURE[:60, :90]
+    small = IMAGE[:60, :90]
     assert np.array_equal(corrupt(small, name, 3, "1"), corrupt(small, name, 3, "1"))
     if name in ("gaussian_noise", "shot_noise", "impulse_noise", "fog", "snow", "motion_blur"):
         assert not np.array_equal(corrupt(small, name, 3, "1"), corrupt(small, name, 3, "2"))
@@ -39,9 +39,9 @@ def test_a_corruption_depends_on_its_seed_alone(name: str) -> None:
 
 def test_unknown_corruptions_are_refused() -> None:
     with pytest.raises(UserError, match="no corruption 'rain'"):
-        corrupt(PICTURE, "rain", 1, "")
+        corrupt(IMAGE, "rain", 1, "")
     with pytest.raises(UserError, match="severity is 1 to 5, not 6"):
-        corrupt(PICTURE, "fog", 6, "")
+        corrupt(IMAGE, "fog", 6, "")
 
 
 QUESTIONS = (

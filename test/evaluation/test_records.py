@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of answers: cut lines, broken lines, duplicates, two writers, other settings, shards."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,20 @@ import pytest
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.cells import Cell, corruption_of, plan_cells
 from svd_vlm_ros.evaluation.finishing import Ending, finish, open_results
-from svd_vlm_ros.evaluation.records import ShardWriter, read_folder, shard_path
+from svd_vlm_ros.evaluation.records import read_folder, shard_path
+from svd_vlm_ros.journal import Journal
 
 SETTINGS = {"task": "scout", "model": "scout", "seed": 0}
 CELL = Cell("bf16", "svd", 16)
 
 
 def answer(question: str, score: float = 1.0, **changed: Any) -> dict[str, Any]:
-    picture = question.split("/")[0]
+    image = question.split("/")[0]
     return {
         "record": "answer",
         "cell": CELL.key,
         "id": question,
-        "picture": picture,
+        "picture": image,
         "kind": "color",
         "answer": "röt",
         "score": score,
@@ -32,8 +34,8 @@ def answer(question: str, score: float = 1.0, **changed: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, lines: list[dict[str, Any]], rank: int = 0) -> None:
-    with ShardWriter(folder, rank, SETTINGS) as writer:
-        writer.write(lines)
+    with Journal(shard_path(folder, rank), SETTINGS) as journal:
+        journal.write(lines)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -94,20 +96,21 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     before = shard_path(tmp_path, 0).read_bytes()
 
     with pytest.raises(UserError, match=r"other settings \(seed: 0, not 1\): name another --out"):
-        ShardWriter(tmp_path, 0, {**SETTINGS, "seed": 1})
+        Journal(shard_path(tmp_path, 0), {**SETTINGS, "seed": 1})
     assert shard_path(tmp_path, 0).read_bytes() == before
 
     with (
-        ShardWriter(tmp_path, 1, {**SETTINGS, "seed": 1}),
+        Journal(shard_path(tmp_path, 1), {**SETTINGS, "seed": 1}),
         pytest.raises(UserError, match="Two files of answers"),
     ):
         read_folder(tmp_path)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, 0, SETTINGS), pytest.raises(UserError, match="Another run"):
-        ShardWriter(tmp_path, 0, SETTINGS)
-    ShardWriter(tmp_path, 0, SETTINGS).close()
+    path = shard_path(tmp_path, 0)
+    with Journal(path, SETTINGS), pytest.raises(UserError, match="Another run"):
+        Journal(path, SETTINGS)
+    Journal(path, SETTINGS).close()
 
 
 def test_shards_are_merged_once_nothing_is_missing(tmp_path: Path) -> None:
@@ -119,10 +122,14 @@ def test_shards_are_merged_once_nothing_is_missing(tmp_path: Path) -> None:
     write(tmp_path, [answer("2/a", 0.0)], rank=1)
     begun = time.time() - 1
     assert finish(tmp_path, [CELL], questions, begun) == Ending(0)
-    assert finish(tmp_path, [CELL], questions, begun) == Ending(0, told=True)
+    assert finish(tmp_path, [CELL], questions, begun) == Ending(0, reported=True)
 
     lines = (tmp_path / "answers.jsonl").read_text().splitlines()
-    assert len(lines) == 4
+    assert [json.loads(line) for line in lines[1:]] == [
+        answer("1/a"),
+        answer("2/a", 0.0),
+        answer("3/a"),
+    ]
     assert "66.7" in (tmp_path / "table.md").read_text()
     assert read_folder(tmp_path).duplicates == 0  # what is merged is not read again
 

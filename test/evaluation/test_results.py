@@ -18,7 +18,7 @@ from svd_vlm_ros.evaluation.results import collect, difference, figure
 from svd_vlm_ros.evaluation.tables import as_json, kinds_markdown, markdown
 
 
-def test_one_question_a_picture_gives_the_usual_interval() -> None:
+def test_one_question_an_image_gives_the_usual_interval() -> None:
     scores = [1.0, 0.0, 1.0, 1.0, 0.3, 0.9, 0.0, 1.0]
 
     found = figure((str(at), score) for at, score in enumerate(scores))
@@ -29,11 +29,11 @@ def test_one_question_a_picture_gives_the_usual_interval() -> None:
     assert found.interval == pytest.approx(100 * usual)
 
 
-def test_the_interval_covers_the_truth_where_pictures_stick_together() -> None:
+def test_the_interval_covers_the_truth_if_images_stick_together() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(400):
-        skill = np.clip(rng.normal(0.6, 0.25, 60), 0, 1)  # of each picture
+        skill = np.clip(rng.normal(0.6, 0.25, 60), 0, 1)  # of each image
         scores = [
             (str(p), float(rng.random() < skill[p])) for p in range(60) for _ in range(5 + p % 7)
         ]
@@ -43,8 +43,8 @@ def test_the_interval_covers_the_truth_where_pictures_stick_together() -> None:
     assert 0.90 < covered / 400 < 0.985
 
 
-def scored(picture: str, score: float, kind: str = "color") -> Scored:
-    return Scored(picture, kind, "a", score, 16.0)
+def scored(image: str, score: float, kind: str = "color") -> Scored:
+    return Scored(image, kind, "a", score, 16.0)
 
 
 def folder(**cells: dict[str, Scored]) -> Folder:
@@ -84,6 +84,7 @@ def test_the_table_shows_what_is_published() -> None:
     assert "kind 0" in kinds_markdown(some)
     cell = next(c for c in as_json(some)["cells"] if c["selector"] == "tome")
     assert cell["accuracy"]["mean"] == 50.0
+    assert list(cell["accuracy"]) == ["mean", "interval", "questions", "pictures"]
     assert cell["published"] == (48.6, 56.0)
 
 

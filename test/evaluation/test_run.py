@@ -31,7 +31,7 @@ CONDITIONS = ("clean", "fog 3", "rephrased")
 
 def scout_run(out: Path) -> Run:
     return Run(
-        task=open_task("scout", pictures=2),
+        task=open_task("scout", images=2),
         model="scout",
         precisions=("bf16",),
         selectors=SELECTORS,
@@ -45,7 +45,7 @@ def scout_run(out: Path) -> Run:
 
 def complete(run: Run) -> Folder:
     _, cells = run_shard(run)
-    assert finish(run.out, cells, {item.id: item.picture for item in run.task.items}).lacking == 0
+    assert finish(run.out, cells, {item.id: item.image for item in run.task.items}).lacking == 0
     return read_folder(run.out)
 
 
@@ -101,7 +101,7 @@ def test_times_are_of_one_question_alone(whole: tuple[Run, Folder]) -> None:
     assert 0 < line["first_token"] <= line["total"]
 
 
-def test_the_page_shows_what_was_kept_and_said(whole: tuple[Run, Folder]) -> None:
+def test_the_page_shows_what_was_kept_and_answered(whole: tuple[Run, Folder]) -> None:
     run, _ = whole
     folder = read_folder(run.out)
     assert len(folder.looks) == 2 * 4
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_answers(
 def test_shares_make_the_same_answers(whole: tuple[Run, Folder], tmp_path: Path) -> None:
     _, folder = whole
     run = replace(scout_run(tmp_path), selectors=("svd",), conditions=("clean",))
-    questions = {item.id: item.picture for item in run.task.items}
+    questions = {item.id: item.image for item in run.task.items}
 
     _, cells = run_shard(replace(run, rank=1, world=2))
     assert finish(tmp_path, cells, questions).lacking > 0
@@ -180,14 +180,14 @@ def test_shares_make_the_same_answers(whole: tuple[Run, Folder], tmp_path: Path)
         run_shard(replace(run, seed=5))
 
 
-def test_a_broken_picture_costs_its_questions_alone(tmp_path: Path) -> None:
+def test_a_broken_image_costs_its_questions_alone(tmp_path: Path) -> None:
     import cv2
 
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     questions = {}
-    scout = open_task("scout", pictures=3)
-    for number, (key, items) in enumerate(scout.pictures().items()):
+    scout = open_task("scout", images=3)
+    for number, (key, items) in enumerate(scout.images().items()):
         path = data / "images" / f"{key}.jpg"
         cv2.imwrite(str(path), scout.read(key))
         if number == 1:
@@ -210,7 +210,7 @@ def test_a_broken_picture_costs_its_questions_alone(tmp_path: Path) -> None:
 
     assert done.exit_code == 0, done.output
     assert "1 images are missing (none): their 1 questions are not asked." in done.stderr
-    assert "Pictures that could not be read: 10000001." in done.stdout
+    assert "Images that could not be read: 10000001." in done.stdout
     folder = read_folder(tmp_path / "out")
     assert set(folder.answers["bf16/grid/16/clean"]) == {"0", "2"}
     assert "The end of" in folder.unread["10000001"]
@@ -233,7 +233,7 @@ def test_tables_are_made_again_without_running(whole: tuple[Run, Folder]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["--task", "gqa"], "name its folder with --data"),
         (["--task", "scout", "--selectors", "svt"], "--selectors knows no 'svt'"),
@@ -243,10 +243,10 @@ def test_tables_are_made_again_without_running(whole: tuple[Run, Folder]) -> Non
         (["--table", "/nowhere"], "There are no answers in /nowhere"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str) -> None:
     done = CliRunner().invoke(app, ["eval", *arguments])
     assert done.exit_code == 1
-    assert said in done.stderr
+    assert sentence in done.stderr
     assert "Traceback" not in done.output
 
 
@@ -260,5 +260,5 @@ def test_a_mistake_is_one_sentence(arguments: list[str], said: str) -> None:
         ["--task", "scout", "--table", "x"],
     ],
 )
-def test_wrong_usage_is_told_before_anything_runs(arguments: list[str]) -> None:
+def test_wrong_usage_is_refused_before_anything_runs(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["eval", *arguments]).exit_code == 2

@@ -36,7 +36,7 @@ def gqa_question(image: str, answer: str = "no", **changed: Any) -> dict[str, An
 
 @pytest.fixture
 def gqa(tmp_path: Path) -> Path:
-    """A folder as GQA's downloads make it: three questions, two pictures."""
+    """A folder as GQA's downloads make it: three questions, two images."""
     questions = {
         "201307251": gqa_question("n161313"),
         "201640614": gqa_question("n235859", "girl", question="Who is wearing the dress?"),
@@ -49,12 +49,12 @@ def gqa(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_gqa_reads_questions_by_picture(gqa: Path) -> None:
+def test_gqa_reads_questions_by_image(gqa: Path) -> None:
     task = open_task("gqa", gqa)
 
     assert [item.id for item in task.items] == ["201307251", "202225914", "201640614"]
     first = task.items[0]
-    assert (first.picture, first.question, first.truth) == ("n161313", "Is the sky dark?", ("no",))
+    assert (first.image, first.question, first.truth) == ("n161313", "Is the sky dark?", ("no",))
     assert first.kind == "verify"
     assert first.suffix == "\nAnswer the question using a single word or phrase."
     assert task.score(first, "No.") == 1.0
@@ -73,7 +73,7 @@ def test_gqa_asks_the_balanced_questions_only(gqa: Path) -> None:
     assert "1" not in {item.id for item in open_task("gqa", gqa).items}
 
 
-def test_missing_pictures_are_named_and_their_questions_left_out(gqa: Path) -> None:
+def test_missing_images_are_named_and_their_questions_left_out(gqa: Path) -> None:
     (gqa / "images" / "n161313.jpg").unlink()
 
     task = open_task("gqa", gqa)
@@ -83,10 +83,10 @@ def test_missing_pictures_are_named_and_their_questions_left_out(gqa: Path) -> N
     assert [item.id for item in task.items] == ["201640614"]
 
 
-def test_no_picture_at_all_is_refused(gqa: Path) -> None:
+def test_no_image_at_all_is_refused(gqa: Path) -> None:
     for path in (gqa / "images").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"None of the pictures is in .*n161313\.jpg"):
+    with pytest.raises(UserError, match=r"None of the images is in .*n161313\.jpg"):
         open_task("gqa", gqa)
 
 
@@ -126,7 +126,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         open_task("gqa", tmp_path)
     with pytest.raises(UserError, match="There is no task 'vqa'"):
         open_task("vqa", tmp_path)
-    with pytest.raises(UserError, match="draws its own pictures"):
+    with pytest.raises(UserError, match="draws its own images"):
         open_task("scout", tmp_path)
 
 
@@ -147,7 +147,7 @@ def textvqa_row(question_id: int, image: str, question: str) -> dict[str, Any]:
 
 @pytest.fixture
 def textvqa(tmp_path: Path) -> Path:
-    """A folder as TextVQA's downloads make it: three questions, two pictures."""
+    """A folder as TextVQA's downloads make it: three questions, two images."""
     rows = [
         textvqa_row(34602, "003a8ae2ef43b901", "what is the brand of this camera?"),
         textvqa_row(34603, "4cf91004a12af2d2", "what does the small white text spell?"),
@@ -228,20 +228,20 @@ def test_a_question_without_ten_answers_is_refused(textvqa: Path) -> None:
         open_task("textvqa", textvqa)
 
 
-def test_the_first_pictures_with_all_their_questions(textvqa: Path) -> None:
-    assert {i.id for i in open_task("textvqa", textvqa, pictures=1).items} == {"34602", "34604"}
+def test_the_first_images_with_all_their_questions(textvqa: Path) -> None:
+    assert {i.id for i in open_task("textvqa", textvqa, images=1).items} == {"34602", "34604"}
 
 
 def test_scout_asks_held_out_scenes() -> None:
-    task = open_task("scout", pictures=3)
+    task = open_task("scout", images=3)
 
-    pictures = task.pictures()
-    assert len(pictures) == 3
-    assert {len({i.kind for i in items}) - len(items) for items in pictures.values()} == {0}
+    images = task.images()
+    assert len(images) == 3
+    assert {len({i.kind for i in items}) - len(items) for items in images.values()} == {0}
     item = task.items[0]
     assert task.score(item, f" {item.truth[0].upper()} ") == 1.0
     assert task.score(item, "something else") == 0.0
-    assert task.read(item.picture).shape == (336, 336, 3)
-    more = open_task("scout", pictures=4)
+    assert task.read(item.image).shape == (336, 336, 3)
+    more = open_task("scout", images=4)
     assert more.items[: len(task.items)] == task.items
     assert more.fingerprint == task.fingerprint

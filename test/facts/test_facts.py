@@ -66,6 +66,15 @@ def test_a_value_changes_after_so_many_images_in_a_row() -> None:
     assert values(tracker, NO, NO, NO) == [("yes", False), ("no", True), ("no", False)]
 
 
+def test_an_image_that_is_asked_again_counts_once() -> None:
+    tracker = FactTracker(2)
+    images = [(1, YES), (2, NO), (2, NO), (2, NO), (3, NO), (3, YES)]
+    found = [tracker.update(PATH, probabilities, image) for image, probabilities in images]
+    assert [one.value for one in found] == ["yes", "yes", "yes", "yes", "no", "no"]
+    assert [one.is_news for one in found] == [True, False, False, False, True, False]
+    assert found[-1].probabilities == YES
+
+
 def test_one_image_is_enough_if_one_says_so() -> None:
     assert values(FactTracker(1), YES, NO, YES) == [("yes", False), ("no", True), ("yes", True)]
 

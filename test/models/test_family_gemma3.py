@@ -17,7 +17,7 @@ from svd_vlm_ros.models.interface import ModelOptions
 from svd_vlm_ros.models.language.stock import PlacedWorkspace, StockDecoder
 from svd_vlm_ros.selection import Selection
 
-FULL, TINY = "random:gemma3-4b", "random:tiny-gemma3"
+FULL, TINY = "random:gemma-3-4b", "random:tiny-gemma3"
 LONG = "is the path clear ahead, and how is the sky over the trees on the left of the red car?"
 
 
@@ -201,3 +201,14 @@ def test_a_checkpoint_equals_generate(tmp_path):
     image = noise(100, 60)
     wanted = Gemma3(engine.loaded).generate(image, LONG, 8)
     assert engine.ask(engine.see(image), LONG, max_new_tokens=8).token_ids == wanted
+
+
+def test_what_generate_takes_is_what_the_published_processor_makes(engine):
+    reference, image = Gemma3(engine.loaded), noise(100, 130)
+    made = engine.loaded.stock_inputs(image, "what is it?")
+    inputs = reference.inputs(image)
+    ids = torch.tensor([reference.ids(inputs, "what is it?")])
+    wanted = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
+    wanted |= reference.extra(ids)
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)

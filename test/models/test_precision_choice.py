@@ -13,10 +13,10 @@ from svd_vlm_ros.models import find_sizes
 from svd_vlm_ros.models.weights import layer_speed, precision_choice
 from svd_vlm_ros.models.weights.layer_speed import LayerSpeed, cache_file, layer_speeds
 from svd_vlm_ros.models.weights.precision_choice import choose_precision, cpu_bytes, cpu_candidates
-from svd_vlm_ros.planning.shapes import find_llava
+from svd_vlm_ros.planning.known import find_sizes as planned_sizes
 
 CPU = torch.device("cpu")
-LLAVA = find_llava("llava-1.5-7b")
+LLAVA = planned_sizes("llava-1.5-7b")
 TINY = find_sizes("random:tiny")
 
 
@@ -115,6 +115,21 @@ def test_speeds_are_measured_and_kept():
     assert layer_speeds(TINY, precisions, fresh=True) != first
     assert json.loads(cache_file().read_text())
     assert set(layer_speeds(TINY, ("fp32",), stock=True)) == {"fp32"}
+
+
+def test_the_tower_is_timed_by_its_patches_and_the_reading_by_its_tokens():
+    """Qwen3-VL-2B: 1200 patches of 640 x 480 pixels become 300 tokens, of which 16 are read."""
+    qwen = planned_sizes("qwen3-vl-2b")
+    speed, blind = LayerSpeed(0.02, 0.002, 0.01), LayerSpeed(0.02, 0.002, 0.0)
+    sizes = (480, 640), (720, 1280)
+    vga, hd = (speed.first_token(qwen, 66, size) for size in sizes)
+    reading = {blind.first_token(qwen, 66, size) for size in sizes}
+    assert len(reading) == 1
+    # In timed products of 128 rows: three a layer, and attention to 1200 others; then the mergers
+    # of DeepStack, which are eight products for each token, and the embedding of the patches.
+    products = 24 * (3 + 1200 / 2048) * 1200 + 3 * 6 * 300 + 0.375 * 1200
+    assert vga - reading.pop() == pytest.approx(0.01 * products / 128)
+    assert hd > 2 * vga
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": {"fp32": {"read": 1}}}', '{"a": 3}'])

@@ -12,7 +12,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import scout_folder
 from svd_vlm_ros.models.llava.prompt import TEMPLATE
-from svd_vlm_ros.models.prompt import Prompt
+from svd_vlm_ros.models.prompt import Prompt, Template
 from svd_vlm_ros.texts import check_text
 
 QUESTIONS = (
@@ -63,6 +63,14 @@ def test_tokens_equal_those_of_the_processor(tokenizer, question, system):
         wanted.remove(image)
     assert [*made.before, image, *made.after(question)] == wanted
     assert made.before[0] == tokenizer.bos_token_id
+
+
+def test_a_template_that_writes_the_first_token_gets_no_second_one(tokenizer, prompt):
+    template = Template(TEMPLATE.image_token, tokenizer.bos_token + TEMPLATE.user)
+    made = Prompt(tokenizer, template)
+    assert made.before[0] == tokenizer.bos_token_id
+    assert made.before.count(tokenizer.bos_token_id) == 1
+    assert made.after("is it red?") == prompt.after("is it red?")
 
 
 def test_an_answer_continues_the_prompt(tokenizer, prompt):

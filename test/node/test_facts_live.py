@@ -6,6 +6,8 @@ The node promises that standing questions wait for three periods at most, whatev
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.parameter import Parameter
-from robot import Robot, image_message, make_image, wait_until
+from robot import PATIENCE, Robot, image_message, make_image, reference_engine, wait_until
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
@@ -67,6 +69,86 @@ def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
         set_parameters(robot, facts=["first", "second"])
         set_parameters(robot, **{"fact.second.question": "is it bright?"})
         wait_until(lambda: [c for c in changes if c.fact.name == "second"], SOON)
+
+
+def test_overdue_facts_go_before_all_questions_that_wait(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would wait for as many answers as there are clients, each of several seconds."""
+    robot.start(
+        description_period=0.05,
+        batch_size=1,
+        facts=["door"],
+        **{"fact.door.question": "is it open?"},
+    )
+    changes = listen(robot, FactChanged, "/fact_changed")
+    robot.show(image_message(make_image(1)))
+    wait_until(lambda: changes and not robot.worker.queue.waiting() and not robot.current())
+    release, done = threading.Event(), []
+    ask_many, choose_many = SceneEngine.ask_many, SceneEngine.choose_many
+
+    def ask(engine: SceneEngine, *args: Any, **options: Any) -> Any:
+        done.append("question")
+        release.wait(PATIENCE)
+        return ask_many(engine, *args, **options)
+
+    def choose(engine: SceneEngine, *args: Any, **options: Any) -> Any:
+        done.append("facts")
+        return choose_many(engine, *args, **options)
+
+    monkeypatch.setattr(SceneEngine, "ask_many", ask)
+    monkeypatch.setattr(SceneEngine, "choose_many", choose)
+    futures = [robot.send(max_new_tokens=2)]
+    wait_until(robot.current)
+    futures += [robot.send(max_new_tokens=2) for _ in range(ASKED)]
+    queue = robot.worker.queue
+    wait_until(lambda: queue.waiting(Priority.QUESTION) == ASKED)
+    robot.show(image_message(make_image(2)))
+    wait_until(lambda: queue.waiting(Priority.FACT))
+    time.sleep(3 * 0.05 + 0.1)  # its patience
+    release.set()
+    for future in futures:
+        robot.result(future)
+    assert done[:3] == ["question", "facts", "question"]
+
+
+def test_an_image_counts_once_however_often_it_is_asked(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a load of questions its words are left out, and its facts are asked again."""
+    question, colours = "what colour is it?", ["red", "green", "blue"]
+    robot.start(
+        description_period=0.05,
+        change_threshold=0.0,
+        batch_size=1,
+        fact_frames=2,
+        facts=["colour"],
+        **{"fact.colour.question": question, "fact.colour.choices": colours},
+    )
+    engine = reference_engine()
+    found = [engine.choose(engine.see(make_image(n)), question, colours).text for n in range(30)]
+    other = next(n for n in range(30) if found[n] != found[0])
+    changes = listen(robot, FactChanged, "/fact_changed")
+    robot.show(image_message(make_image(0)))
+    wait_until(lambda: changes)
+    asked, choose_many = [], SceneEngine.choose_many
+
+    def choose(engine: SceneEngine, scene: Any, facts: Any) -> Any:
+        asked.append(facts)
+        return choose_many(engine, scene, facts)
+
+    monkeypatch.setattr(SceneEngine, "choose_many", choose)
+    with asked_without_pause(robot):
+        message = image_message(make_image(other))
+        message.header.stamp = robot.stamp()
+        robot.publisher("image").publish(message)  # once: `show` may send it more often
+        wait_until(lambda: robot.cameras["camera"].latest.message.header == message.header)
+        before = len(asked)
+        wait_until(lambda: len(asked) > before + 3)
+    assert [one.fact.value for one in changes] == [found[0]]
+    robot.show(image_message(make_image(other)))
+    wait_until(lambda: len(changes) > 1)
+    assert [one.fact.value for one in changes] == [found[0], found[other]]
 
 
 def test_a_shorter_period_holds_for_what_waits_already(robot: Robot) -> None:

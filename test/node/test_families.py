@@ -10,7 +10,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from robot import Robot, image_message, picture, wait_until
+from robot import Robot, image_message, make_image, wait_until
 from sensor_msgs.msg import Image
 
 from svd_vlm_ros.engine import SceneEngine
@@ -43,7 +43,7 @@ def test_the_node_runs_it(robot: Robot, family: str) -> None:
         **{"fact.clear.question": QUESTION},
         **OPTIONS,
     )
-    image = picture(1, 90, 160)
+    image = make_image(1, 90, 160)
     engine = SceneEngine.load(model, **OPTIONS)
     scene = engine.see(image)
 

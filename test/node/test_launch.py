@@ -52,10 +52,10 @@ def test_defaults_are_the_nodes() -> None:
             assert yaml.safe_load(default_of(argument)) == defaults[name], name
 
 
-def launch(*arguments: str) -> str:
+def launch(*arguments: str, file: str = "perception.launch.py") -> str:
     """What `ros2 launch` prints for a model that is nowhere: the node says which, and ends."""
     done = subprocess.run(
-        ["ros2", "launch", "svd_vlm_ros", "perception.launch.py", *arguments],
+        ["ros2", "launch", "svd_vlm_ros", file, *arguments],
         capture_output=True,
         text=True,
         timeout=90,
@@ -79,9 +79,18 @@ def test_what_is_given_goes_before_the_file(
     assert "model:=scout" in output
 
 
-@pytest.mark.parametrize(("argument", "kind"), [("visual_tokens", "whole"), ("energy", "number")])
+@pytest.mark.parametrize(
+    ("file", "argument", "kind"),
+    [
+        ("perception.launch.py", "visual_tokens", "whole"),
+        ("perception.launch.py", "energy", "number"),
+        ("demo.launch.py", "visual_tokens", "whole"),
+        ("demo.launch.py", "rate", "number"),
+        ("demo.launch.py", "seed", "whole"),
+    ],
+)
 def test_a_number_that_is_none_is_refused_by_name(
-    ros_domain: int, argument: str, kind: str
+    ros_domain: int, file: str, argument: str, kind: str
 ) -> None:
-    output = launch(f"{argument}:=abc")
+    output = launch(f"{argument}:=abc", file=file)
     assert f"{argument}:=abc cannot be: give a {kind}" in output

@@ -158,6 +158,21 @@ def test_stale_image() -> None:
     assert error.value.status is Status.STALE_IMAGE
 
 
+@pytest.mark.parametrize(
+    ("stamp", "arrival", "told"),
+    [
+        (6.0, 99.0, "4.0 s old by its stamp (it arrived 1.0 s ago)"),
+        (0.0, 97.0, "3.0 s old by its arrival, but 2 s"),
+        (3610.0, 95.0, "5.0 s old by its arrival (its stamp was 3605.0 s ahead of the clock)"),
+    ],
+)
+def test_by_what_an_image_is_too_old(stamp: float, arrival: float, told: str) -> None:
+    question = Question("?", "front", max_image_age=2.0)
+    old = replace(frame(stamp, arrival=arrival), clock=5 * NANOSECONDS)
+    with pytest.raises(RequestError, match=re.escape(told)):
+        choose_frame(question, old, "/image", 10 * NANOSECONDS, 100.0)
+
+
 def test_a_question_with_a_wish_for_the_age_waits() -> None:
     question = Question("?", "front", max_image_age=2.0, timeout=3.0, waits=True)
     old = frame(6.0)

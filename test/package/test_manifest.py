@@ -69,6 +69,11 @@ def imports_of(folder: Path, anywhere: bool = True) -> dict[str, str]:
     return found
 
 
+def _beside_tests(name: str) -> list[Path]:
+    """Modules and folders of this name in the folders of the tests."""
+    return [*(ROOT / "test").glob(f"*/{name}.py"), *(ROOT / "test").glob(f"*/{name}")]
+
+
 def third_party(folder: str) -> dict[str, str]:
     ours = sys.stdlib_module_names | {"svd_vlm_ros"} | IMPLIED
     found = imports_of(ROOT / folder, anywhere=folder != "test")
@@ -128,7 +133,7 @@ def test_package_xml_names_what_the_tests_import(manifest):
         for name, path in third_party("test").items()
         if name not in NOT_IN_ROSDEP
         and keys.get(name, name) not in declared
-        and not list((ROOT / "test").glob(f"*/{name}.py"))  # helpers that lie beside a test
+        and not _beside_tests(name)
     }
     assert missing == {}
 

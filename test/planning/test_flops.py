@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.llava.random import random_config
-from svd_vlm_ros.planning.flops import PAPER_TABLE, paper_work, true_work
-from svd_vlm_ros.planning.shapes import find_llava, llava_from_config
+from svd_vlm_ros.planning.configurations import sizes_from_config
+from svd_vlm_ros.planning.flops import PAPER_TABLE, PAPER_TOKENS, paper_work, true_work
+from svd_vlm_ros.planning.known import CONFIGURATIONS, NAMES, find_sizes
 
 
 def unit(printed: str) -> float:
@@ -23,7 +24,7 @@ def unit(printed: str) -> float:
 
 @pytest.mark.parametrize("tokens", PAPER_TABLE)
 def test_table_2_of_the_paper(tokens):
-    model = find_llava("llava-1.5-7b")
+    model = find_sizes("llava-1.5-7b")
     work = paper_work(model, tokens)
     ours = (
         work.vision / 1e9,
@@ -43,7 +44,7 @@ def test_weights_are_those_of_transformers(name):
     config = random_config(name)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    sizes = llava_from_config(name, config.to_dict())
+    sizes = sizes_from_config(name, config.to_dict())
     assert sizes.weights == sum(weight.numel() for weight in model.parameters())
     decoder = model.model.language_model
     linears = [m for m in decoder.modules() if isinstance(m, nn.Linear)]
@@ -79,15 +80,15 @@ def test_the_true_count_is_what_the_modules_multiply():
     rows = torch.empty(1, kept + text, config.text_config.hidden_size, device="meta")
     model.lm_head(language(inputs_embeds=rows).last_hidden_state[:, -1:])
 
-    sizes = llava_from_config("tiny", config.to_dict())
-    eye, decoder = sizes.tower, sizes.decoder
-    attention = eye.layers_used * 2 * 577**2 * eye.hidden
+    sizes = sizes_from_config("tiny", config.to_dict())
+    tower, decoder = sizes.tower, sizes.decoder
+    attention = tower.layers_used * 2 * 577**2 * tower.hidden
     attention += decoder.layers * 2 * (kept + text) ** 2 * decoder.heads * decoder.head_size
     assert true_work(sizes, kept, text).total == counted["linear"] + attention
 
 
 def test_the_true_figure_of_llava():
-    work = true_work(find_llava("llava-hf/llava-1.5-7b-hf"), 576, 50)
+    work = true_work(find_sizes("llava-hf/llava-1.5-7b-hf"), 576, 50)
     assert (work.language + work.head) / 1e12 == pytest.approx(4.16, abs=0.005)
 
 
@@ -106,22 +107,22 @@ def test_a_sparse_config_like_those_on_the_hub(tmp_path):
         "vision_feature_layer": -2,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert find_llava(str(tmp_path)).weights == 7_063_427_072
-    assert find_llava("llava-1.5-13b").weights == pytest.approx(13.35e9, rel=0.002)
+    assert find_sizes(str(tmp_path)).weights == 7_063_427_072
+    assert find_sizes("llava-1.5-13b").weights == pytest.approx(13.35e9, rel=0.002)
 
 
 def test_what_can_not_be_counted_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no model 'gpt' to count: take one of llava-1\.5-7b"):
-        find_llava("gpt")
+    with pytest.raises(UserError, match=r"no model 'gpt' to plan: take one of llava-1\.5-7b"):
+        find_sizes("gpt")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="not that of a LLaVA"):
-        find_llava(str(tmp_path))
+    with pytest.raises(UserError, match="model_type is 'None', and those known are llava, "):
+        find_sizes(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):
-        find_llava(str(tmp_path))
+        find_sizes(str(tmp_path))
     for tokens in (0, 577):
         with pytest.raises(UserError, match="1 to 576 visual tokens"):
-            paper_work(find_llava("scout"), tokens)
+            paper_work(find_sizes("scout"), tokens)
 
 
 def test_the_command():
@@ -134,4 +135,29 @@ def test_the_command():
     assert "As the paper counts" in shown
     assert "As computed" in shown
     assert CliRunner().invoke(app, ["flops", "--visual-tokens", "many"]).exit_code == 2
+    assert CliRunner().invoke(app, ["flops", "--image", "many"]).exit_code == 2
     assert CliRunner().invoke(app, ["flops", "--model", "gpt"]).exit_code == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_counts_every_known_model(name):
+    ran = CliRunner().invoke(app, ["flops", "--json", "--model", name, "--image", "1280x720"])
+    record = json.loads(ran.stdout)
+    tokens = [row["visual_tokens"] for row in record["rows"]]
+    assert tokens == [record["tokens"], *(kept for kept in PAPER_TOKENS if kept < tokens[0])]
+    assert record["rows"][0]["true"]["reduction_percent"] == 0
+    assert record["patches"] >= record["tokens"] > 0
+    for row in record["rows"]:  # whatever is kept
+        assert row["true"]["vision"] == record["rows"][0]["true"]["vision"]
+
+
+def test_a_model_on_this_machine_need_not_be_known(tmp_path, monkeypatch):
+    from svd_vlm_ros.models import files
+
+    config = json.dumps({**CONFIGURATIONS["Qwen/Qwen3-VL-4B-Instruct"]})
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_text("")
+    monkeypatch.setattr(files, "_cached", {"me/my-robot": tmp_path}.get)
+    ran = CliRunner().invoke(app, ["flops", "--json", "--model", "me/my-robot"])
+    assert json.loads(ran.stdout)["tokens"] == 300
+    assert CliRunner().invoke(app, ["flops", "--model", "random:tiny"]).exit_code == 1

@@ -6,6 +6,7 @@ out. Ties do not occur in random images; who wins them is tested in `test_invari
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,9 +70,12 @@ def test_hired(make_features, seed, budget):
     assert kept("hired", features, budget).indices.tolist() == wanted
 
 
+@pytest.mark.parametrize("classes", [1, 0])
 @cases
-def test_visionzip(make_features, seed, budget):
+def test_visionzip(make_features, seed, budget, classes):
     features = make_features(seed, GRID)
+    if not classes:
+        features = replace(features, class_token=None, class_key=None)
     chosen = kept("visionzip", features, budget)
     patches, keys, worth = rows(features.patches), rows(features.keys), looks(features)
     order = sorted(range(COUNT), key=lambda i: -worth[i])
@@ -79,7 +83,7 @@ def test_visionzip(make_features, seed, budget):
         tokens = {i: patches[i] for i in range(COUNT)}
     else:
         contextual = budget * 5 // 32
-        dominant = order[: budget - contextual - 1]
+        dominant = order[: budget - contextual - classes]
         tokens = {i: patches[i] for i in dominant}
         rest = [i for i in range(COUNT) if i not in dominant]
         targets = []
@@ -97,7 +101,8 @@ def test_visionzip(make_features, seed, budget):
                 if group
                 else patches[target]
             )
-        tokens[best(sorted(others), lambda i: worth[i])] = rows(features.class_token[None])[0]
+        if classes:
+            tokens[best(sorted(others), lambda i: worth[i])] = rows(features.class_token[None])[0]
     assert chosen.indices.tolist() == sorted(tokens)
     wanted = torch.tensor([tokens[i] for i in sorted(tokens)])
     torch.testing.assert_close(token_rows(features, chosen), wanted, atol=1e-5, rtol=1e-5)

@@ -21,7 +21,8 @@ from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.loading import end_tokens
 from svd_vlm_ros.models.prompt import Prompt, Template
 from svd_vlm_ros.models.relevance import by_words
-from svd_vlm_ros.planning.shapes import Decoder, Llava, Tower
+from svd_vlm_ros.planning.shapes import Connector, Decoder, ModelSizes, Tower
+from svd_vlm_ros.planning.views import Fixed
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.tokens import token_rows
 
@@ -66,7 +67,7 @@ class Encoder:
 
 
 @dataclass(frozen=True, eq=False)
-class Connector:
+class Projector:
     project: nn.Module
 
     def __call__(self, features, selection):  # all patches of a row of the grid share a position
@@ -102,7 +103,7 @@ class LoadedToy:
         return Encoder(self.model)
 
     def connector(self):
-        return Connector(self.model.connect)
+        return Projector(self.model.connect)
 
     def language_model(self):
         stock, head = self.model.text.model, self.model.text.lm_head
@@ -127,9 +128,15 @@ class ToyFamily:
     def check_relevance(self, selector):
         pass
 
+    def relevance(self, name):
+        return "words"
+
     def sizes(self, name):
         decoder = Decoder(HIDDEN, 64, 3, 4, 2, HIDDEN // 4, 512)
-        return Llava(name, Tower(WIDTH, WIDTH, 1, 1, ROWS * COLUMNS, 3 * PATCH * PATCH), decoder)
+        pixels = 3 * PATCH * PATCH
+        tower = Tower(WIDTH, WIDTH, 1, 1, pixels, weights=(pixels + 1) * WIDTH)
+        connector = Connector(weights=(WIDTH + 1) * HIDDEN, token_macs=WIDTH * HIDDEN)
+        return ModelSizes(name, tower, connector, decoder, Fixed(ROWS * COLUMNS))
 
     def load(self, name, *, precision, device, seed, options):
         folder = find_folder(name)

@@ -25,10 +25,10 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
-    from svd_vlm_ros.planning.shapes import Llava
 
 # Turns of a user and a model; a system prompt stands at the head of the user's first turn.
 CHAT_TEMPLATE = (
@@ -50,7 +50,7 @@ class Gemma3Family(StockFamily):
 
     model_type = "gemma3"
     text_types = ("gemma3_text",)
-    random_models = ("random:tiny-gemma3", "random:gemma3-4b")
+    random_models = ("random:tiny-gemma3", "random:gemma-3-4b")
     components: ClassVar[Mapping[str, tuple[str, ...]]] = {
         # The projector is a norm and a matrix, no linear layer.
         "vision_tower": ("model.vision_tower", "model.multi_modal_projector"),
@@ -81,7 +81,7 @@ class Gemma3Family(StockFamily):
         """Gemma 3 4B in every size, or thousands of times fewer weights."""
         from transformers import Gemma3Config
 
-        if name == "random:gemma3-4b":
+        if name == "random:gemma-3-4b":
             return Gemma3Config(
                 vision_config={
                     "hidden_size": 1152,
@@ -134,8 +134,10 @@ class Gemma3Family(StockFamily):
 
     def fill(self, model: Any, seed: int) -> None:
         """The projector's matrix, without which an image is nothing."""
+        import torch
+
         matrix = model.model.multi_modal_projector.mm_input_projection_weight
-        generator = _generator(matrix, seed)
+        generator = torch.Generator(matrix.device).manual_seed(seed)
         matrix.data.normal_(0.0, model.config.initializer_range, generator=generator)
 
     def check(self, name: str, config: Mapping[str, object]) -> None:
@@ -174,11 +176,14 @@ class Gemma3Family(StockFamily):
         project = projection(loaded.model.model.multi_modal_projector)
         return Projector(project, loaded.original_positions, mutual=True)
 
-    def sizes(self, name: str) -> Llava:
-        """The sizes of encoder, projector and language model."""
-        from svd_vlm_ros.models.gemma3.sizes import gemma3_sizes
+    def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
+        """As many tokens for every image."""
+        del inputs["num_crops"]
+        return self.image_token * loaded.images.tokens
 
-        return gemma3_sizes(name, self.config(name))
+    def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
+        """Where the image stands, whose tokens see each other."""
+        return {"token_type_ids": (ids == config.image_token_id).int()}
 
 
 def _rope(stretched: dict[str, Any]) -> dict[str, Any]:
@@ -187,12 +192,6 @@ def _rope(stretched: dict[str, Any]) -> dict[str, Any]:
         "full_attention": {**stretched, "rope_theta": 1_000_000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     }
-
-
-def _generator(like: Any, seed: int) -> Any:
-    import torch
-
-    return torch.Generator(like.device).manual_seed(seed)
 
 
 FAMILY = Gemma3Family()

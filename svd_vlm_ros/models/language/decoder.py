@@ -230,6 +230,8 @@ class Decoder:
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [n, head size] of positions [n] or [3, n], as `rotate` takes them."""
+        if positions.ndim == 1 and hasattr(self._rotary, "mrope_section"):
+            positions = positions.expand(3, -1)  # older transformers takes no less
         like = torch.empty(1, 1, 1, dtype=self.dtype, device=self.device)
         cosines, sines = self._rotary(like, positions.unsqueeze(-2))
         sines[..., : self.head_size // 2].neg_()

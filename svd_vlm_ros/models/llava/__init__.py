@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from svd_vlm_ros.models.files import SCOUT, is_random
 from svd_vlm_ros.models.llava.architecture import check_architecture
 
 if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import LoadedModel, ModelOptions
-    from svd_vlm_ros.planning.shapes import Llava
+    from svd_vlm_ros.planning.shapes import ModelSizes
     from svd_vlm_ros.selection.relevance import TextRelevance
 
 
@@ -36,7 +37,7 @@ class LlavaFamily:
         """See `check_architecture`."""
         check_architecture(name, config)
 
-    def sizes(self, name: str) -> Llava:
+    def sizes(self, name: str) -> ModelSizes:
         """The sizes of tower, projector and language model."""
         from svd_vlm_ros.models.llava.loading import find_sizes
 
@@ -49,6 +50,10 @@ class LlavaFamily:
         from svd_vlm_ros.models.llava.loading import load_llava
 
         return load_llava(name, precision=precision, device=device, seed=seed, options=options)
+
+    def relevance(self, name: str) -> str:
+        """By CLIP; scout and random models have no CLIP that fits them."""
+        return "words" if name == SCOUT or is_random(name) else "clip"
 
     def check_relevance(self, selector: TextRelevance) -> None:
         """Raise `UserError` if a selector's CLIP is not on this machine."""

@@ -7,8 +7,11 @@ loaded = load_llava("llava-hf/llava-1.5-7b-hf", precision="int4", device="auto")
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from svd_vlm_ros.errors import UserError
@@ -39,7 +42,8 @@ from svd_vlm_ros.models.weights.precision import (
     compute_dtype,
     import_bitsandbytes,
 )
-from svd_vlm_ros.planning.shapes import Llava, llava_from_config
+from svd_vlm_ros.planning.configurations import sizes_from_config
+from svd_vlm_ros.planning.shapes import ModelSizes
 from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ class LoadedLlava:
         end_token_ids: the ids that end an answer.
         dtype: of activations and of the weights that are not quantized.
         random_weights: the answers mean nothing.
+        folder: of the checkpoint's files; scout's for random models.
         original_positions: whether the kept tokens keep their position ids; else they close ranks,
             as in the papers.
     """
@@ -78,6 +83,7 @@ class LoadedLlava:
     dtype: torch.dtype
     device: torch.device
     random_weights: bool
+    folder: Path
     original_positions: bool = False
 
     components = COMPONENTS
@@ -109,6 +115,17 @@ class LoadedLlava:
     def compare(self, selector: TextRelevance) -> Compare:
         """By CLIP's text tower, or by the language model's words; see `load_relevance`."""
         return load_relevance(selector, self.device, self.dtype)
+
+    def stock_inputs(self, image: np.ndarray, question: str) -> dict[str, Any]:
+        """What `generate` takes, by the checkpoint's own processor, which crops by itself."""
+        text = self.prompt(None).text(question)
+        return dict(self._processor(images=image, text=text, return_tensors="pt"))
+
+    @cached_property
+    def _processor(self) -> Any:
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(self.folder, local_files_only=True)
 
 
 def load_llava(
@@ -178,17 +195,18 @@ def load_llava(
         dtype=dtype,
         device=place,
         random_weights=is_random(name),
+        folder=folder,
         original_positions=options.position_policy == "original",
     )
 
 
-def find_sizes(name: str) -> Llava:
+def find_sizes(name: str) -> ModelSizes:
     """The sizes of a model, without its weights. Raises `UserError` as `load_llava` does."""
     if is_random(name):
-        return llava_from_config(name, random_config(name).to_dict())
+        return sizes_from_config(name, random_config(name).to_dict())
     config = read_json(find_folder(name) / "config.json")
     check_architecture(name, config)
-    return llava_from_config(name, config)
+    return sizes_from_config(name, config)
 
 
 def _random_model(

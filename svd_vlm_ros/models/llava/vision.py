@@ -70,7 +70,8 @@ class VisionTower:
             hidden = layer(hidden, None)
         extra: dict[str, Any] = {}
         if needs & {"class_attention", "keys"}:
-            extra = _looks_of_cls(self._layers[-1], hidden, needs)
+            looks = looks_of_class_token(self._layers[-1], hidden, needs)
+            extra.update({name: each[0] for name, each in looks.items()})
         hidden = self._layers[-1](hidden, None)
         if "class_attention" in needs:
             extra["class_token"] = hidden[0, 0]
@@ -79,7 +80,9 @@ class VisionTower:
         return VisualFeatures(hidden[0, 1:], grid, valid, encoder=encoder, **extra)
 
 
-def _looks_of_cls(layer: nn.Module, hidden: Tensor, needs: frozenset[Need]) -> dict[str, Tensor]:
+def looks_of_class_token(
+    layer: nn.Module, hidden: Tensor, needs: frozenset[Need]
+) -> dict[str, Tensor]:
     """The keys of a layer, and how much its CLS row looks at each patch.
 
     The layer itself goes on with fused attention, which keeps no weights. Its keys are computed a
@@ -87,19 +90,22 @@ def _looks_of_cls(layer: nn.Module, hidden: Tensor, needs: frozenset[Need]) -> d
 
     Args:
         layer: of the tower.
-        hidden: [1, 1 + N, D], what the layer is given.
+        hidden: [t, 1 + N, D] of t images or tiles, what the layer is given.
         needs: see `VisionTower.__call__`.
+
+    Returns:
+        By the names of `VisualFeatures`, each with t in front of its shape.
     """
     attention: Any = layer.self_attn
-    normed = layer.layer_norm1(hidden)[0]  # type: ignore[operator]
-    split = (-1, attention.num_heads, attention.head_dim)
-    keys = attention.k_proj(normed).view(split).float()  # [1 + N, heads, head size]
+    normed = layer.layer_norm1(hidden)  # type: ignore[operator]
+    split = (*hidden.shape[:2], attention.num_heads, attention.head_dim)
+    keys = attention.k_proj(normed).view(split).float()  # [t, 1 + N, heads, head size]
     found: dict[str, Tensor] = {}
     if "class_attention" in needs:
-        query = attention.q_proj(normed[:1]).view(split).float()[0]  # [heads, head size]
-        weights = torch.einsum("hd,nhd->hn", query, keys) * attention.scale
-        found["class_attention"] = weights.softmax(dim=1)[:, 1:]
+        query = attention.q_proj(normed[:, 0]).view(-1, *split[2:]).float()  # [t, heads, head size]
+        weights = torch.einsum("thd,tnhd->thn", query, keys) * attention.scale
+        found["class_attention"] = weights.softmax(dim=-1)[..., 1:]
     if "keys" in needs:
-        found["class_key"], found["keys"] = keys.mean(dim=1).split([1, len(keys) - 1])
-        found["class_key"] = found["class_key"][0]
+        keys = keys.mean(dim=2)
+        found["class_key"], found["keys"] = keys[:, 0], keys[:, 1:]
     return found

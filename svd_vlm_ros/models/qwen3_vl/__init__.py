@@ -2,60 +2,35 @@
 """Qwen3-VL (and Cosmos-Reason2, which is one): an image in its own resolution, patches merged by
 fours, positions in time, down and across (M-RoPE), DeepStack.
 
-A visual token stands for 2 x 2 patches. A selector chooses among these fours, by the row that the
-merger takes: the encoder's output of the four patches side by side. Whatever belongs to a kept four
-goes with it: its planes of DeepStack and its position, which stays the one that it has in the whole
-image, since nearness in the image is what M-RoPE tells the model.
+What it shares with other Qwens is in `family.py`. Its own is DeepStack: what the encoder's earlier
+blocks say of a four goes to the language model's first layers, and so goes with a kept four.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svd_vlm_ros.models.stock import LoadedStock, StockFamily
+from svd_vlm_ros.models.qwen3_vl.family import QwenFamily
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
-    from svd_vlm_ros.planning.shapes import Llava
-
-# The turns of ChatML, with the image between its two markers; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{{- '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+    from svd_vlm_ros.models.interface import VisionEncoder
 
 
-class Qwen3VLFamily(StockFamily):
+class Qwen3VLFamily(QwenFamily):
     """The family, as `models.registry` knows it."""
 
     model_type = "qwen3_vl"
     text_types = ("qwen3_vl_text",)
     random_models = ("random:tiny-qwen3_vl", "random:qwen3-vl-2b")
-    components: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "visual": ("model.visual",),
-        "language_model": ("model.language_model",),
-        "lm_head": ("lm_head",),
+    image_settings: ClassVar[Mapping[str, Any]] = {
+        "patch_size": 16,
+        "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
     }
-    prunes = False
-    image_token = "<|image_pad|>"
-    special_tokens = (
-        "<|image_pad|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-        "<|im_start|>",
-        "<|im_end|>",
-    )
-    chat_template = CHAT_TEMPLATE
-    original_positions = True
-    dynamic = True
 
     def model_class(self) -> type[PreTrainedModel]:
         """The class of transformers."""
@@ -115,34 +90,11 @@ class Qwen3VLFamily(StockFamily):
             },
         )
 
-    def image_processor(
-        self, folder: Path | None, config: Any, options: ModelOptions
-    ) -> ImageProcessor:
-        """Resizes to multiples of a four's side, within bounds of pixels."""
-        from svd_vlm_ros.models.qwen3_vl.images import QwenImages
-
-        patch = config.vision_config.patch_size
-        bounds = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
-        mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        return QwenImages.make(folder, options, {"patch_size": patch, "size": bounds, **mean})
-
     def encoder(self, model: Any) -> VisionEncoder:
         """The encoder, with what DeepStack takes on the way."""
         from svd_vlm_ros.models.qwen3_vl.vision import QwenEncoder
 
         return QwenEncoder(model.model.visual)
-
-    def connector(self, loaded: LoadedStock) -> Connector:
-        """The merger."""
-        from svd_vlm_ros.models.qwen3_vl.vision import QwenMerger
-
-        return QwenMerger(loaded.model.model.visual, loaded.original_positions)
-
-    def sizes(self, name: str) -> Llava:
-        """The sizes of encoder, mergers and language model."""
-        from svd_vlm_ros.models.qwen3_vl.sizes import qwen_sizes
-
-        return qwen_sizes(name, self.config(name))
 
 
 def _rope(theta: int, sections: list[int]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The pixel values come from transformers' own processor (its Pillow backend).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from svd_vlm_ros.models.interface import ModelOptions
 if TYPE_CHECKING:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+MOST_FOURS = 16_384  # of an image, in the published settings
 TYPICAL = 480, 640  # height and width of the image that is counted if none is at hand
 
 
@@ -32,16 +34,20 @@ class QwenImages:
     aspects = ("pad",)  # the whole image; nothing is padded
 
     @classmethod
-    def make(cls, folder: Path | None, options: ModelOptions, random: dict[str, Any]) -> QwenImages:
+    def make(
+        cls, folder: Path | None, options: ModelOptions, random: Mapping[str, Any]
+    ) -> QwenImages:
         """Read a checkpoint's settings.
 
         Args:
             folder: of the checkpoint; None: take `random`, the settings of a random model.
-            options: bounds of pixels that come before the checkpoint's.
+            options: bounds of pixels that come before the checkpoint's. Both sides of an image are
+                rounded to whole fours, and none gets shorter than one: bounds close together, and
+                those of a few fours for a long image, are met by a row or a column more or less.
             random: what the processor's class takes.
 
         Raises:
-            UserError: the bounds are the wrong way round.
+            UserError: no image fits into the bounds, or none that fits could be read.
         """
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
             Qwen2VLImageProcessorPil as Processor,
@@ -59,6 +65,10 @@ class QwenImages:
         four = (processor.patch_size * processor.merge_size) ** 2
         if most < four:
             raise UserError(f"max_pixels must be {four} or more for this model, not {most}.")
+        if least > MOST_FOURS * four:
+            raise UserError(
+                f"min_pixels must be {MOST_FOURS * four} or less for this model, not {least}."
+            )
         processor.size = {"shortest_edge": least, "longest_edge": most}
         return cls(processor)
 
@@ -70,7 +80,9 @@ class QwenImages:
 
     def __call__(self, image: np.ndarray, aspect: str) -> ProcessedImage:
         """Pixel values float32 [patches, numbers of a patch], fours behind each other."""
-        made = self.processor(images=image, return_tensors="pt")
+        # Left to guess, it takes the rows of an image of 1, 3 or 4 for its colours.
+        layout = {"input_data_format": "channels_last"}
+        made = self.processor(images=image, return_tensors="pt", **layout)
         _, down, across = (int(n) for n in made["image_grid_thw"][0])
         rows, columns = down // self.processor.merge_size, across // self.processor.merge_size
         height, width = image.shape[:2]

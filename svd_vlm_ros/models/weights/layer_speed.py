@@ -24,7 +24,9 @@ from torch import nn
 
 from svd_vlm_ros.cpu import cpu_class, cpu_name
 from svd_vlm_ros.models.weights import kernels
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.flops import vision_work
+from svd_vlm_ros.planning.shapes import ModelSizes
+from svd_vlm_ros.planning.views import TYPICAL, Size
 
 READ_ROWS = 66  # 16 visual tokens and a question
 VISION_ROWS = 128
@@ -48,27 +50,31 @@ class LayerSpeed:
     token: float
     vision: float
 
-    def answer(self, model: Llava, rows: int = READ_ROWS, tokens: int = 16) -> float:
+    def answer(
+        self, model: ModelSizes, rows: int = READ_ROWS, tokens: int = 16, image: Size = TYPICAL
+    ) -> float:
         """About how many seconds an answer of `tokens` tokens takes, from the image on."""
-        return self.first_token(model, rows) + (tokens - 1) * self.each_token(model)
+        return self.first_token(model, rows, image) + (tokens - 1) * self.each_token(model)
 
-    def first_token(self, model: Llava, rows: int = READ_ROWS) -> float:
+    def first_token(self, model: ModelSizes, rows: int = READ_ROWS, image: Size = TYPICAL) -> float:
         """About how many seconds pass from an image to the first token.
+
+        The tower encodes all patches of the image, however few tokens are kept of it.
 
         Args:
             model: its sizes.
             rows: visual tokens and question. Below `READ_ROWS` they are taken to be as many: the
                 weights are read all the same.
+            image: its size.
         """
-        text, eye = model.decoder, model.tower
+        text, tower = model.decoder, model.tower
         parts = text.linear_weights / (text.hidden * text.intermediate)
-        layer = 4 * eye.hidden**2 + 2 * eye.hidden * eye.intermediate
-        seen = eye.layers_used * layer / (eye.hidden * eye.intermediate)
         reading = parts * self.read * max(rows, READ_ROWS) / READ_ROWS
-        seeing = seen * self.vision * (eye.patches + 1) / VISION_ROWS
-        return reading + seeing + (text.layers + eye.layers_used) * BESIDE
+        products = tower.hidden * tower.intermediate * VISION_ROWS
+        seeing = self.vision * vision_work(tower, model.view(image)) / products
+        return reading + seeing + (text.layers + tower.layers_used) * BESIDE
 
-    def each_token(self, model: Llava) -> float:
+    def each_token(self, model: ModelSizes) -> float:
         """About how many seconds each further token takes, the output head left out."""
         text = model.decoder
         products = text.linear_weights / (text.hidden * text.intermediate) * self.token
@@ -76,7 +82,7 @@ class LayerSpeed:
 
 
 def layer_speeds(
-    model: Llava, precisions: Sequence[str], *, stock: bool = False, fresh: bool = False
+    model: ModelSizes, precisions: Sequence[str], *, stock: bool = False, fresh: bool = False
 ) -> dict[str, LayerSpeed]:
     """The speed of each precision on this CPU, from the cache where it is there.
 
@@ -96,7 +102,7 @@ def layer_speeds(
 
 
 @torch.inference_mode()
-def _measure(model: Llava, precisions: Sequence[str], stock: bool) -> dict[str, LayerSpeed]:
+def _measure(model: ModelSizes, precisions: Sequence[str], stock: bool) -> dict[str, LayerSpeed]:
     """Interleaved, so that a machine that is busy for a moment is so for all; the least counts."""
     products = {precision: _products(model, precision, stock) for precision in precisions}
     least: dict[tuple[str, str], float] = {}
@@ -113,17 +119,17 @@ def _measure(model: Llava, precisions: Sequence[str], stock: bool) -> dict[str, 
     }
 
 
-def _products(model: Llava, precision: str, stock: bool) -> dict[str, Callable[[], object]]:
+def _products(model: ModelSizes, precision: str, stock: bool) -> dict[str, Callable[[], object]]:
     from svd_vlm_ros.models.weights.packed import pack
     from svd_vlm_ros.models.weights.precision import QUANTIZED, compute_dtype, quantize_linears
 
     dtype = compute_dtype(precision, torch.device("cpu"))
-    text, eye = model.decoder, model.tower
+    text, tower = model.decoder, model.tower
     # Named as in a LLaVA: how a layer is laid out depends on where it is.
     layers = nn.ModuleDict(
         {
             "language_model": nn.Sequential(_layer(text.hidden, text.intermediate, dtype)),
-            "vision_tower": nn.Sequential(_layer(eye.hidden, eye.intermediate, dtype)),
+            "vision_tower": nn.Sequential(_layer(tower.hidden, tower.intermediate, dtype)),
         }
     )
     if precision in QUANTIZED:
@@ -136,7 +142,7 @@ def _products(model: Llava, precision: str, stock: bool) -> dict[str, Callable[[
         for name, count, inputs in (
             ("read", READ_ROWS, text.hidden),
             ("token", 1, text.hidden),
-            ("vision", VISION_ROWS, eye.hidden),
+            ("vision", VISION_ROWS, tower.hidden),
         )
     }
     language, vision = layers["language_model"], layers["vision_tower"]
@@ -154,11 +160,11 @@ def _layer(inputs: int, outputs: int, dtype: torch.dtype) -> nn.Linear:
     return layer
 
 
-def _key(model: Llava, stock: bool) -> str:
+def _key(model: ModelSizes, stock: bool) -> str:
     """All that the speeds depend on."""
-    text, eye = model.decoder, model.tower
+    text, tower = model.decoder, model.tower
     versions = [torch.__version__, *map(_version, ("svd_vlm_ros", "bitsandbytes"))]
-    sizes = text.hidden, text.intermediate, eye.hidden, eye.intermediate
+    sizes = text.hidden, text.intermediate, tower.hidden, tower.intermediate
     kernel = "stock" if stock else " ".join(kernels.kernels()) or "no kernels"
     return json.dumps([cpu_name(), cpu_class(), torch.get_num_threads(), *versions, kernel, *sizes])
 

@@ -36,6 +36,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 QUANTIZED = ("int8", "int4")
 LIBRARIES = ("bitsandbytes", "accelerate")  # what quantizing needs
 LANGUAGE = "language_model"  # the component that is quantized; see `LoadedModel.components`
+HEAD = "lm_head"
 INT8_THRESHOLD = 0.0
 INT4_TYPE = "nf4"
 INT4_DOUBLE = True

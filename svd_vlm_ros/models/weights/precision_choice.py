@@ -26,7 +26,8 @@ from svd_vlm_ros.models.weights.precision import (
     import_bitsandbytes,
 )
 from svd_vlm_ros.planning.memory import Floats, floats_of, needed_bytes
-from svd_vlm_ros.planning.shapes import Llava
+from svd_vlm_ros.planning.shapes import ModelSizes
+from svd_vlm_ros.planning.views import TYPICAL, Size
 
 AUTO = "auto"
 SEVERAL = 2.5  # times as fast: worth a warning
@@ -59,7 +60,7 @@ class Choice:
 
 
 def choose_precision(
-    wish: str, model: Llava, device: torch.device, *, fresh: bool = False
+    wish: str, model: ModelSizes, device: torch.device, *, fresh: bool = False
 ) -> Choice:
     """Decide in which precision a model runs.
 
@@ -87,15 +88,15 @@ def choose_precision(
     return Choice(wish, _faster(wish, model, speeds, fitting), speeds, fitting)
 
 
-def cpu_candidates(model: Llava) -> tuple[str, ...]:
+def cpu_candidates(model: ModelSizes) -> tuple[str, ...]:
     """The precisions that `auto` chooses from on a CPU."""
     floats = ("fp32", "bf16") if computes_bfloat16() else ("fp32",)
     return (*floats, *(each for each in QUANTIZED if _can_quantize(model, each)))
 
 
-def cpu_bytes(model: Llava, precision: str) -> float:
+def cpu_bytes(model: ModelSizes, precision: str, image: Size = TYPICAL) -> float:
     """About how much memory a model takes on this CPU, with libraries and activations."""
-    return needed_bytes(model, precision, cpu_floats(precision))
+    return needed_bytes(model, precision, cpu_floats(precision), image=image)
 
 
 def cpu_floats(precision: str) -> Floats:
@@ -106,7 +107,7 @@ def cpu_floats(precision: str) -> Floats:
     return floats_of(precision)
 
 
-def fitting_precisions(model: Llava, precisions: Sequence[str]) -> tuple[str, ...]:
+def fitting_precisions(model: ModelSizes, precisions: Sequence[str]) -> tuple[str, ...]:
     """Those of some precisions whose model fits into the free memory, in their order."""
     free = available_memory()
     return tuple(
@@ -114,14 +115,14 @@ def fitting_precisions(model: Llava, precisions: Sequence[str]) -> tuple[str, ..
     )
 
 
-def _on_cuda(model: Llava) -> str:
+def _on_cuda(model: ModelSizes) -> str:
     for precision in ("int4", "int8"):
         if _can_quantize(model, precision):
             return precision
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def _can_quantize(model: Llava, precision: str) -> bool:
+def _can_quantize(model: ModelSizes, precision: str) -> bool:
     if any(importlib.util.find_spec(library) is None for library in LIBRARIES):
         return False
     text = model.decoder
@@ -130,7 +131,7 @@ def _can_quantize(model: Llava, precision: str) -> bool:
 
 
 def _finest_of_the_fast(
-    model: Llava, speeds: dict[str, LayerSpeed], fitting: tuple[str, ...]
+    model: ModelSizes, speeds: dict[str, LayerSpeed], fitting: tuple[str, ...]
 ) -> str:
     limit = CLOSE * speeds[fitting[0]].answer(model)
     fast = [each for each in fitting if speeds[each].answer(model) <= limit]
@@ -138,7 +139,7 @@ def _finest_of_the_fast(
 
 
 def _faster(
-    wish: str, model: Llava, speeds: dict[str, LayerSpeed], fitting: tuple[str, ...]
+    wish: str, model: ModelSizes, speeds: dict[str, LayerSpeed], fitting: tuple[str, ...]
 ) -> str:
     if not fitting:
         return ""
@@ -151,7 +152,7 @@ def _faster(
     )
 
 
-def _too_large(model: Llava, precision: str) -> str:
+def _too_large(model: ModelSizes, precision: str) -> str:
     free = available_memory() or 0
     needed = cpu_bytes(model, precision)
     return (

@@ -72,7 +72,7 @@ class StandingRequest(Request):
 
     @property
     def rank(self) -> Priority:
-        """Its priority; once its patience is over, that of a question that came when it did.
+        """Its priority; once its patience is over, that of a question, before all that wait.
 
         By the parameters of this moment: facts that are added while it waits make it urgent. Words
         can wait.

@@ -32,6 +32,16 @@ def image_age(frame: Frame, ros_now: int, now: float) -> float:
     return arrived
 
 
+def _in_words(age: float, frame: Frame, now: float) -> str:
+    """How old an image is, by its stamp or by its arrival, and how far its stamp is ahead."""
+    arrived = max(now - frame.arrival, 0.0)
+    if age > arrived:
+        return f"{age:.1f} s old by its stamp (it arrived {arrived:.1f} s ago)"
+    ahead = (frame.stamp - frame.clock) / NANOSECONDS
+    stamp = f" (its stamp was {ahead:.1f} s ahead of the clock)" if ahead > 0.0 else ""
+    return f"{age:.1f} s old by its arrival{stamp}"
+
+
 def choose_frame(
     question: Question, frame: Frame | None, topic: str, ros_now: int, now: float
 ) -> Turn | None:
@@ -59,9 +69,9 @@ def choose_frame(
             return None
         raise RequestError(
             Status.STALE_IMAGE,
-            f"The newest image of camera '{question.camera}' is {age:.1f} s old by its stamp (it "
-            f"arrived {now - frame.arrival:.1f} s ago), but {question.max_image_age:g} s is the "
-            "most: check the camera and its clock, or allow more by max_image_age.",
+            f"The newest image of camera '{question.camera}' is {_in_words(age, frame, now)}, but "
+            f"{question.max_image_age:g} s is the most: check the camera and its clock, or allow "
+            "more by max_image_age.",
         )
     key = question.camera, frame.number, question.visual_tokens
     return Turn(now, frame, age, key=key)

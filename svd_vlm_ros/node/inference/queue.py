@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks that wait for the model, in their order. No ROS in it.
 
-Tasks of one priority are done in their order of arrival. A task whose image has not come lets
-others go first. The thread that takes tasks sleeps until something happens: a task is put, or
-`wake` tells of a new frame.
+Tasks of one priority are done in their order of arrival, after those that have waited for so long
+that they have come up to it. A task whose image has not come lets others go first. The thread that
+takes tasks sleeps until something happens: a task is put, or `wake` tells of a new frame.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
 import threading
 import time
 from collections.abc import Hashable
 from typing import Any
 
 from svd_vlm_ros.node.inference.tasks import Priority, Task
-
-_BY_RANK = operator.itemgetter(0)
 
 
 class QueueFullError(Exception):
@@ -136,7 +133,7 @@ class TaskQueue:
         now = time.monotonic()
         batch: list[Task[Any]] = []
         key: Hashable = None
-        for rank, task in sorted([(task.rank, task) for task in self._waiting], key=_BY_RANK):
+        for task, rank in self._by_rank():
             if task.ended:
                 continue
             turn = task.turn_at(now)
@@ -152,6 +149,12 @@ class TaskQueue:
             if len(batch) >= self.batch_size:
                 break
         return batch
+
+    def _by_rank(self) -> list[tuple[Task[Any], Priority]]:
+        """All that wait, the first in front, with their ranks of this moment."""
+        ranked = [(task, task.rank) for task in self._waiting]
+        # In front of its new rank: else it would wait for as many answers as the queue is long.
+        return sorted(ranked, key=lambda pair: (pair[1], pair[1] == pair[0].priority))
 
     def _has_better(self, rank: Priority) -> bool:
         """Whether a task waits that goes before this rank and can begin."""

@@ -202,12 +202,14 @@ class DescriptionTopics:
         if reply.status is not Status.OK or not reply.facts:
             return []
         self._tracker.frames = self._settings().fact_frames
+        assert reply.frame is not None
+        # Without its words, or for other facts, an image is asked again: it says nothing new.
+        image = (reply.compared or reply.frame).number
         observations = [
-            self._tracker.update(fact, probabilities)
+            self._tracker.update(fact, probabilities, image)
             for fact, probabilities in zip(request.facts, reply.facts, strict=True)
             if probabilities
         ]
-        assert reply.frame is not None
         for observation in observations:
             if observation.is_news:
                 self._changes.publish(fact_changed_message(reply.frame, reply.camera, observation))

@@ -174,7 +174,7 @@ def accuracy(
 ) -> dict[str, float]:
     """Share of the questions answered exactly, a kind, with all tokens.
 
-    With the true answer as input, the likeliest token is right at every place just where greedy
+    With the true answer as input, the likeliest token is right at every place exactly if greedy
     decoding would give that answer, so one pass is enough.
     """
     language = model.model.language_model

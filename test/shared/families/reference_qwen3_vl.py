@@ -14,7 +14,7 @@ class Qwen3VL(Reference):
             image_std=[0.5] * 3,
             size={"shortest_edge": 65536, "longest_edge": 16777216},
         )
-        return dict(processor(images=image, return_tensors="pt"))
+        return dict(processor(images=image, input_data_format="channels_last", return_tensors="pt"))
 
     def ids(self, inputs, question):
         count = int(inputs["image_grid_thw"].prod()) // 4
