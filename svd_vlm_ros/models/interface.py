@@ -68,12 +68,15 @@ class Tokens:
         span: position ids that they take up: what follows stands behind so many.
         planes: float [p, n, hidden], what is added to the rows behind each of the first p layers
             (DeepStack); None: nothing.
+        mutual: bool [n], those of an image that see each other, before and behind alike; None: each
+            sees itself and all before it.
     """
 
     rows: Tensor
     offsets: Tensor | None
     span: int
     planes: Tensor | None = None
+    mutual: Tensor | None = None
 
     @classmethod
     def in_order(cls, rows: Tensor) -> Tokens:
@@ -85,12 +88,10 @@ class Tokens:
 
     def followed_by(self, other: Tokens) -> Tokens:
         """These and others behind them."""
-        rows = torch.cat([self.rows, other.rows])
-        planes = join_planes([self, other])
-        if self.offsets is None and other.offsets is None:
-            return Tokens(rows, None, len(rows), planes)
-        offsets = join_positions([self.positions(), self.span + other.positions()])
-        return Tokens(rows, offsets, self.span + other.span, planes)
+        offsets = None
+        if self.offsets is not None or other.offsets is not None:
+            offsets = join_positions([self.positions(), self.span + other.positions()])
+        return join_tokens([self, other], offsets, self.span + other.span)
 
     def positions(self) -> Tensor:
         """The offsets, written out: int64 [n] or [3, n]."""
@@ -106,7 +107,13 @@ def join_positions(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts), dim=-1)
 
 
-def join_planes(parts: Sequence[Tokens]) -> Tensor | None:
+def join_tokens(parts: Sequence[Tokens], offsets: Tensor | None, span: int) -> Tokens:
+    """Tokens behind each other in one row, at positions that are not their own any more."""
+    rows = torch.cat([part.rows for part in parts])
+    return Tokens(rows, offsets, span, _join_planes(parts), _join_mutual(parts))
+
+
+def _join_planes(parts: Sequence[Tokens]) -> Tensor | None:
     """The planes [p, n, hidden] of tokens behind each other, zero if they have none; None: none."""
     depth = max(0 if part.planes is None else len(part.planes) for part in parts)
     if not depth:
@@ -117,6 +124,20 @@ def join_planes(parts: Sequence[Tokens]) -> Tensor | None:
         if part.planes is not None:
             rows[: len(part.planes)] = part.planes
     return torch.cat(none, dim=1)
+
+
+def _join_mutual(parts: Sequence[Tokens]) -> Tensor | None:
+    """Which of tokens behind each other see each other, bool [n]; None: none do."""
+    if all(part.mutual is None for part in parts):
+        return None
+    return torch.cat(
+        [
+            torch.zeros(len(part), dtype=torch.bool, device=part.rows.device)
+            if part.mutual is None
+            else part.mutual
+            for part in parts
+        ]
+    )
 
 
 class ImageProcessor(Protocol):

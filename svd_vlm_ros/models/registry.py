@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
 _MODULES = {
     "llava": "svd_vlm_ros.models.llava",
+    "gemma3": "svd_vlm_ros.models.gemma3",
     "idefics3": "svd_vlm_ros.models.idefics3",
     "internvl": "svd_vlm_ros.models.internvl",
     "llava_next": "svd_vlm_ros.models.llava_next",

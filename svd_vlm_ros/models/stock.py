@@ -92,11 +92,14 @@ class LoadedStock:
         return self.family.connector(self)
 
     def language_model(self) -> CachedLanguageModel:
-        """In the loop over the layers that families share."""
+        """In the loop over the layers that families share, or by transformers' own."""
         from svd_vlm_ros.models.checkpoint import decoder_parts
         from svd_vlm_ros.models.language.model import CachedLanguageModel
+        from svd_vlm_ros.models.language.stock import StockDecoder
 
         language = self.model.get_submodule(self.family.components["language_model"][0])
+        if self.family.stock_layers:
+            return CachedLanguageModel(StockDecoder(language, self.model.lm_head))
         config = self.model.config.get_text_config()
         return CachedLanguageModel(decoder_parts(language, self.model.lm_head, config))
 
@@ -134,7 +137,8 @@ class StockFamily(ABC):
         components: see `interface.LoadedModel`; "language_model" names one module, which has
             `embed_tokens`, `layers`, `norm` and `rotary_emb`.
         prunes: see `interface.LoadedModel`.
-        image_token: what the chat template writes for an image.
+        image_token: what stands for an image's tokens.
+        written: see `ChatTemplate`.
         special_tokens: those of the chat template, the image token among them. The tokenizer of
             random models, which is scout's, is given them.
         around: see `ChatTemplate`.
@@ -142,6 +146,8 @@ class StockFamily(ABC):
         original_positions: what the position policy "auto" means.
         image_options: of the image processor, for `stock_image`.
         dynamic: whether `min_pixels` and `max_pixels` mean anything to it.
+        stock_layers: whether transformers' own layers read, since the loop of this package does not
+            fit; the language model need not be of `DecoderParts` then, and `prunes` is False.
     """
 
     model_type: ClassVar[str]
@@ -150,12 +156,14 @@ class StockFamily(ABC):
     components: ClassVar[Mapping[str, tuple[str, ...]]]
     prunes: ClassVar[bool]
     image_token: ClassVar[str]
+    written: ClassVar[str] = ""
     special_tokens: ClassVar[tuple[str, ...]]
     around: ClassVar[tuple[str, str]] = ("", "")
     chat_template: ClassVar[str]
     original_positions: ClassVar[bool] = False
     dynamic: ClassVar[bool] = False
     image_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    stock_layers: ClassVar[bool] = False
 
     @abstractmethod
     def model_class(self) -> type[PreTrainedModel]:
@@ -164,6 +172,10 @@ class StockFamily(ABC):
     @abstractmethod
     def random_config(self, name: str) -> PretrainedConfig:
         """The architecture of one of `random_models`; token ids are set afterwards."""
+
+    def fill(self, model: Any, seed: int) -> None:
+        """Give random numbers to weights that transformers leaves at zero in a random model."""
+        return
 
     @abstractmethod
     def image_processor(
@@ -275,6 +287,7 @@ class StockFamily(ABC):
                 if is_random(name):
                     config = self._fitted(self.random_config(name), tokenizer)
                     model = random_weights(model_class, config, self.components, seed=seed, **how)
+                    self.fill(model, seed)
                 else:
                     model = read_weights(name, folder, model_class, self.components, **how)
         model.eval().requires_grad_(False)
@@ -288,7 +301,7 @@ class StockFamily(ABC):
             )
         source = None if is_random(name) else find_chat_template(folder, tokenizer)
         template = ChatTemplate(
-            tokenizer, source or self.chat_template, self.image_token, self.around
+            *(tokenizer, source or self.chat_template, self.image_token, self.around, self.written)
         )
         original = options.position_policy == "original" or (
             options.position_policy == "auto" and self.original_positions
