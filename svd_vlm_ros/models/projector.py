@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.tokens import token_rows
 from svd_vlm_ros.selection.values import Selection

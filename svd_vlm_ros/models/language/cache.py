@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 
 # Slots are made in such steps, so that a question that is a little longer finds room.
 STEP = 64

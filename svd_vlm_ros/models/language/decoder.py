@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Workspace
+from svd_vlm_ros.models.tokens import Tokens
 
 # Positions whose rotary embedding is held; models that were made for more are offered so many.
 MAX_CONTEXT = 32_768

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models import interface
-from svd_vlm_ros.models.interface import Tokens, join_positions, join_tokens
 from svd_vlm_ros.models.language.cache import Prefix
 from svd_vlm_ros.models.language.decoder import Decoder, DecoderParts, Reader
 from svd_vlm_ros.models.language.pruning import Pruning
 from svd_vlm_ros.models.language.writer import Writer, block_mask
+from svd_vlm_ros.models.tokens import Tokens, join_positions, join_tokens
 from svd_vlm_ros.selection.inside import LayerSelector
 from svd_vlm_ros.selection.values import Budget
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Prefix, Workspace
 from svd_vlm_ros.models.language.decoder import Between
+from svd_vlm_ros.models.tokens import Tokens
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svd_vlm_ros.models.interface import Tokens, join_positions, join_tokens
 from svd_vlm_ros.models.language.cache import Prefix, Workspace
 from svd_vlm_ros.models.language.decoder import Between, Reader
+from svd_vlm_ros.models.tokens import Tokens, join_positions, join_tokens
 
 
 @dataclass(frozen=True, eq=False)

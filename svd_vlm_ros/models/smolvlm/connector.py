@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.markers import Layout
 from svd_vlm_ros.models.smolvlm.prompt import BORDER, marked_text
 from svd_vlm_ros.models.smolvlm.vision import CutFeatures
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.tokens import token_rows
 from svd_vlm_ros.selection.values import Selection
