@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 SVD_VLM_ROS_DISTRO ?= jazzy
 TESTS ?= test
 TORCH_THREADS ?= 1
+# Processes that share the test modules; each takes up to 2 GB.
+WORKERS ?= 2
 MINUTES ?= 60
 SOAK ?= soak
 CASES ?= 2000
@@ -43,7 +45,7 @@ demo: $(INSTALLED)  ## A simulated camera, the node and eight questions over rea
 	@$(VENV)/bin/svd-vlm demo
 
 test: $(INSTALLED) $(VENV)/.tools  ## Run the tests against what is installed (TESTS=test/node for a part)
-	@OMP_NUM_THREADS=$(TORCH_THREADS) $(VENV)/bin/pytest $(TESTS)
+	@OMP_NUM_THREADS=$(TORCH_THREADS) $(VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 soak: $(INSTALLED)  ## The node under load and faults for MINUTES=60: soak.md and soak.json
 	@$(VENV)/bin/python benchmark/soak.py --minutes $(MINUTES) --out $(SOAK)

@@ -17,10 +17,10 @@ from peers_common import IMAGE_SIZE, main
 from svd_vlm_ros.heap import give_back
 from svd_vlm_ros.models.files import scout_folder
 from svd_vlm_ros.models.images import Framing, ProcessedImage
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.llava.loading import load_llava
 from svd_vlm_ros.models.llava.random import build_random, random_config
 from svd_vlm_ros.models.llava.vision import VisionTower
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.models.weights.packed import pack
 
 

@@ -34,7 +34,7 @@ def download(
     ] = "main",
     as_json: options.AsJson = False,
 ) -> None:
-    """Fetch a LLaVA-1.5 model (or a CLIP) from the hub, and verify every file.
+    """Fetch a model of a known family (or a CLIP) from the hub, and verify every file.
 
     Only safetensors, JSON and tokenizer files are fetched. An interrupted download continues.
 

@@ -25,9 +25,9 @@ from svd_vlm_ros.models.interface import (
     Prefix,
     Prompt,
     TokenPruning,
-    Tokens,
     Writer,
 )
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection import Selection, VisualFeatures
 from svd_vlm_ros.selection.tiles import select_patches
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 
 from svd_vlm_ros.models.images import Box, Framing, TiledFraming
-from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix, Tokens
+from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection import (
     Budget,
     FeatureSelector,

@@ -25,14 +25,17 @@ class ChatTemplate:
     Attributes:
         tokenizer: renders.
         source: the template, in Jinja, as transformers renders it.
-        image_token: what the template writes for an image.
+        image_token: what stands for an image's tokens.
         around: what the family's processor puts in front of an image's tokens and behind them.
+        written: what the template writes for an image if it is not `image_token`; the processor
+            puts that in its place.
     """
 
     tokenizer: PreTrainedTokenizerBase
     source: str
     image_token: str
     around: tuple[str, str] = ("", "")
+    written: str = ""
 
     def render(self, question: str, system: str = "", answer: str = "") -> str:
         """The whole text, the image token in it once; see `prompt.Template`."""
@@ -40,13 +43,13 @@ class ChatTemplate:
         if answer:
             before, _ = self._answered(question, system, text)
             text += before + answer
-        if text.count(self.image_token) != 1:
+        written, (first, last) = self.written or self.image_token, self.around
+        if text.count(written) != 1:
             raise UserError(
-                f"The model's chat template has the image {text.count(self.image_token)} times in "
-                "it, not once: fetch the model again."
+                f"The model's chat template has the image {text.count(written)} times in it, not "
+                "once: fetch the model again."
             )
-        first, last = self.around
-        return text.replace(self.image_token, f"{first}{self.image_token}{last}")
+        return text.replace(written, f"{first}{self.image_token}{last}")
 
     def ending(self) -> str:
         """What the template writes behind an answer."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from svd_vlm_ros.models.images import ProcessedImage
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import ImageText, VisualFeatures
 from svd_vlm_ros.selection.inside import LayerSelector
 from svd_vlm_ros.selection.interface import EncoderSelector
@@ -55,68 +56,6 @@ class ModelOptions:
     position_policy: PositionPolicy = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Embedded tokens in a row, text or visual ones, and where they stand.
-
-    Attributes:
-        rows: float [n, hidden].
-        offsets: int64 [n], the position id of each behind the first one; [3, n] if an image's
-            tokens have one in time, down and across (M-RoPE); None: 0 to n - 1.
-        span: position ids that they take up: what follows stands behind so many.
-        planes: float [p, n, hidden], what is added to the rows behind each of the first p layers
-            (DeepStack); None: nothing.
-    """
-
-    rows: Tensor
-    offsets: Tensor | None
-    span: int
-    planes: Tensor | None = None
-
-    @classmethod
-    def in_order(cls, rows: Tensor) -> Tokens:
-        """Each at the position behind the one before it."""
-        return cls(rows, None, len(rows))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def followed_by(self, other: Tokens) -> Tokens:
-        """These and others behind them."""
-        rows = torch.cat([self.rows, other.rows])
-        planes = join_planes([self, other])
-        if self.offsets is None and other.offsets is None:
-            return Tokens(rows, None, len(rows), planes)
-        offsets = join_positions([self.positions(), self.span + other.positions()])
-        return Tokens(rows, offsets, self.span + other.span, planes)
-
-    def positions(self) -> Tensor:
-        """The offsets, written out: int64 [n] or [3, n]."""
-        if self.offsets is not None:
-            return self.offsets
-        return torch.arange(len(self.rows), device=self.rows.device)
-
-
-def join_positions(parts: Sequence[Tensor]) -> Tensor:
-    """Position ids behind each other, [n] or, if any of them has three axes, [3, n]."""
-    if any(part.ndim == 2 for part in parts):
-        parts = [part if part.ndim == 2 else part.expand(3, -1) for part in parts]
-    return torch.cat(list(parts), dim=-1)
-
-
-def join_planes(parts: Sequence[Tokens]) -> Tensor | None:
-    """The planes [p, n, hidden] of tokens behind each other, zero if they have none; None: none."""
-    depth = max(0 if part.planes is None else len(part.planes) for part in parts)
-    if not depth:
-        return None
-    hidden = parts[0].rows.shape[1]
-    none = [part.rows.new_zeros(depth, len(part), hidden) for part in parts]
-    for part, rows in zip(parts, none, strict=True):
-        if part.planes is not None:
-            rows[: len(part.planes)] = part.planes
-    return torch.cat(none, dim=1)
 
 
 class ImageProcessor(Protocol):

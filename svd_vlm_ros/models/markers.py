@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)

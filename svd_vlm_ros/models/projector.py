@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.tokens import token_rows
 from svd_vlm_ros.selection.values import Selection
@@ -19,9 +21,17 @@ class Projector:
     See `interface.Connector`.
     """
 
-    def __init__(self, project: Callable[[Tensor], Tensor], original: bool = False) -> None:
-        """Take what projects rows [k, D]; `original`: the kept tokens keep their position ids."""
-        self._project, self._original = project, original
+    def __init__(
+        self, project: Callable[[Tensor], Tensor], original: bool = False, mutual: bool = False
+    ) -> None:
+        """Take what projects rows [k, D].
+
+        Args:
+            project: from what the encoder gives to the language model's embeddings.
+            original: whether the kept tokens keep their position ids.
+            mutual: whether they see each other, before and behind alike.
+        """
+        self._project, self._original, self._mutual = project, original, mutual
 
     def __call__(self, features: VisualFeatures, selection: Selection) -> Tokens:
         """Return the visual tokens [k, hidden] of what was kept, in the order of its patches."""
@@ -30,9 +40,12 @@ class Projector:
             rows = features.projected[selection.indices]
         else:
             rows = self._project(token_rows(features, selection))
+        tokens = Tokens.in_order(rows)
         if self._original:
-            return Tokens(rows, selection.indices, len(features))
-        return Tokens.in_order(rows)
+            tokens = Tokens(rows, selection.indices, len(features))
+        if not self._mutual:
+            return tokens
+        return replace(tokens, mutual=torch.ones(len(rows), dtype=torch.bool, device=rows.device))
 
     def room(self, features: VisualFeatures, kept: int) -> int:
         """The position ids that the visual tokens take up."""

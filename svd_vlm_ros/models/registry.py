@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 # A new family is one line here: its model_type, and the module that has its `FAMILY`.
 _MODULES = {
     "llava": "svd_vlm_ros.models.llava",
+    "gemma3": "svd_vlm_ros.models.gemma3",
+    "idefics3": "svd_vlm_ros.models.idefics3",
     "internvl": "svd_vlm_ros.models.internvl",
     "llava_next": "svd_vlm_ros.models.llava_next",
     "llava_onevision": "svd_vlm_ros.models.llava_onevision",
     "qwen2_5_vl": "svd_vlm_ros.models.qwen2_5_vl",
     "qwen3_vl": "svd_vlm_ros.models.qwen3_vl",
+    "smolvlm": "svd_vlm_ros.models.smolvlm",
 }
 _families: dict[str, ModelFamily] = {}
 

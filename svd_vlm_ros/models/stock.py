@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
@@ -91,11 +92,14 @@ class LoadedStock:
         return self.family.connector(self)
 
     def language_model(self) -> CachedLanguageModel:
-        """In the loop over the layers that families share."""
+        """In the loop over the layers that families share, or by transformers' own."""
         from svd_vlm_ros.models.checkpoint import decoder_parts
         from svd_vlm_ros.models.language.model import CachedLanguageModel
+        from svd_vlm_ros.models.language.stock import StockDecoder
 
         language = self.model.get_submodule(self.family.components["language_model"][0])
+        if self.family.stock_layers:
+            return CachedLanguageModel(StockDecoder(language, self.model.lm_head))
         config = self.model.config.get_text_config()
         return CachedLanguageModel(decoder_parts(language, self.model.lm_head, config))
 
@@ -113,9 +117,8 @@ class LoadedStock:
         from svd_vlm_ros.models.prompt import tokenize
 
         processor: Any = self.images
-        made = processor.processor(
-            images=image, input_data_format="channels_last", return_tensors="pt"
-        )
+        layout = {"input_data_format": "channels_last", **self.family.image_options}
+        made = processor.processor(images=image, return_tensors="pt", **layout)
         inputs = dict(made)
         shown = self.family.stock_image(self, inputs)
         text = self.prompt(None).text(question).replace(self.family.image_token, shown)
@@ -134,13 +137,17 @@ class StockFamily(ABC):
         components: see `interface.LoadedModel`; "language_model" names one module, which has
             `embed_tokens`, `layers`, `norm` and `rotary_emb`.
         prunes: see `interface.LoadedModel`.
-        image_token: what the chat template writes for an image.
+        image_token: what stands for an image's tokens.
+        written: see `ChatTemplate`.
         special_tokens: those of the chat template, the image token among them. The tokenizer of
             random models, which is scout's, is given them.
         around: see `ChatTemplate`.
         chat_template: of random models, and of checkpoints without one of their own.
         original_positions: what the position policy "auto" means.
+        image_options: of the image processor, for `stock_image`.
         dynamic: whether `min_pixels` and `max_pixels` mean anything to it.
+        stock_layers: whether transformers' own layers read, since the loop of this package does not
+            fit; the language model need not be of `DecoderParts` then, and `prunes` is False.
     """
 
     model_type: ClassVar[str]
@@ -149,11 +156,14 @@ class StockFamily(ABC):
     components: ClassVar[Mapping[str, tuple[str, ...]]]
     prunes: ClassVar[bool]
     image_token: ClassVar[str]
+    written: ClassVar[str] = ""
     special_tokens: ClassVar[tuple[str, ...]]
     around: ClassVar[tuple[str, str]] = ("", "")
     chat_template: ClassVar[str]
     original_positions: ClassVar[bool] = False
     dynamic: ClassVar[bool] = False
+    image_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    stock_layers: ClassVar[bool] = False
 
     @abstractmethod
     def model_class(self) -> type[PreTrainedModel]:
@@ -162,6 +172,10 @@ class StockFamily(ABC):
     @abstractmethod
     def random_config(self, name: str) -> PretrainedConfig:
         """The architecture of one of `random_models`; token ids are set afterwards."""
+
+    def fill(self, model: Any, seed: int) -> None:
+        """Give random numbers to weights that transformers leaves at zero in a random model."""
+        return
 
     @abstractmethod
     def image_processor(
@@ -273,6 +287,7 @@ class StockFamily(ABC):
                 if is_random(name):
                     config = self._fitted(self.random_config(name), tokenizer)
                     model = random_weights(model_class, config, self.components, seed=seed, **how)
+                    self.fill(model, seed)
                 else:
                     model = read_weights(name, folder, model_class, self.components, **how)
         model.eval().requires_grad_(False)
@@ -286,7 +301,7 @@ class StockFamily(ABC):
             )
         source = None if is_random(name) else find_chat_template(folder, tokenizer)
         template = ChatTemplate(
-            tokenizer, source or self.chat_template, self.image_token, self.around
+            *(tokenizer, source or self.chat_template, self.image_token, self.around, self.written)
         )
         original = options.position_policy == "original" or (
             options.position_policy == "auto" and self.original_positions

@@ -22,6 +22,16 @@ TEXT: dict[str, dict[str, Any]] = {
     "qwen2": _QWEN2,
     "qwen3": {**_QWEN2, "head_dim": 128},
     "qwen3_vl_text": {**_QWEN2, "head_dim": 128},
+    "gemma3_text": {
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+        "tie_word_embeddings": True,
+    },
     "qwen2_5_vl_text": {
         "hidden_size": 8192,
         "intermediate_size": 29568,

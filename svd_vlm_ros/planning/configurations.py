@@ -35,6 +35,7 @@ from svd_vlm_ros.planning.views import (
 Config = Mapping[str, Any]
 
 Parts = tuple[Tower, Connector, Views]
+_TIED = "tie_word_embeddings"
 
 
 def sizes_from_config(name: str, config: Config) -> ModelSizes:
@@ -74,8 +75,9 @@ def _decoder(config: Config, text_type: str) -> Decoder:
         )
     text = {**TEXT[kind], **given}
     hidden, heads = int(text["hidden_size"]), int(text["num_attention_heads"])
-    # A file that says nothing comes with a head of its own: such are InternVL's.
-    tied = config.get("tie_word_embeddings") or given.get("tie_word_embeddings")
+    # A file that says nothing comes with a head of its own, as InternVL's do; but for Gemma's.
+    said = [level[_TIED] for level in (config, given) if _TIED in level]
+    tied = any(said) if said else text.get(_TIED)
     return Decoder(
         hidden=hidden,
         intermediate=int(text["intermediate_size"]),
@@ -162,17 +164,29 @@ def _llava_next(config: Config, text: int) -> Parts:
     return tower, _mlp_projector(config, tower.hidden, text, True), views
 
 
-def _llava_onevision(config: Config, text: int) -> Parts:
-    vision = _vision(config, "siglip_vision_model", SIGLIP_384)
-    hidden, side = int(vision["hidden_size"]), _patches(vision)
-    outside = (1 + side**2 + 2) * hidden
+def _siglip(vision: Config, used: int | None = None) -> Tower:
+    hidden = int(vision["hidden_size"])
+    outside = (1 + _patches(vision) ** 2 + 2) * hidden
     if vision["vision_use_head"]:  # a layer of attention by one probe
         outside += _layer(hidden, int(vision["intermediate_size"])) - hidden
-    tower = _vit(vision, outside, _chosen_layers(config, vision, -1))
+    return _vit(vision, outside, used)
+
+
+def _llava_onevision(config: Config, text: int) -> Parts:
+    vision = _vision(config, "siglip_vision_model", SIGLIP_384)
+    tower, side = _siglip(vision, _chosen_layers(config, vision, -1)), _patches(vision)
     most = int(config.get("vision_aspect_ratio", "anyres_max_9").rpartition("_")[2])
     canvases = _canvases(config, ONEVISION_CANVASES)
     views = AnyResolution(canvases, _side(vision["image_size"]), side, most)
-    return tower, _mlp_projector(config, hidden, text, True), views
+    return tower, _mlp_projector(config, tower.hidden, text, True), views
+
+
+def _gemma3(config: Config, text: int) -> Parts:
+    vision = _vision(config, "siglip_vision_model")
+    tower, tokens = _siglip(vision), int(config.get("mm_tokens_per_image", 256))
+    macs = tower.hidden * text
+    views = Fixed(_patches(vision) ** 2, tokens)
+    return tower, Connector(macs + tower.hidden, macs), views  # a matrix and a norm
 
 
 def _canvases(config: Config, default: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -249,4 +263,5 @@ _FAMILIES: dict[str, tuple[Callable[[Config, int], Parts], str]] = {
     "smolvlm": (_smolvlm, "llama"),
     "idefics3": (_smolvlm, "llama"),
     "internvl": (_internvl, "qwen2"),
+    "gemma3": (_gemma3, "gemma3_text"),
 }

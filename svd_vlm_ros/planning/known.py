@@ -133,13 +133,22 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": _smolvlm(_text(2048, 8192, 24, 32), 3, **_SIGLIP_384),
     "OpenGVLab/InternVL3-1B-hf": _internvl(_QWEN2_0_5B),
     "OpenGVLab/InternVL3-2B-hf": _internvl(_text(1536, 8960, 28, 12)),
+    "google/gemma-3-4b-it": {
+        "model_type": "gemma3",
+        "vision_config": {
+            **_SIGLIP_384,
+            "image_size": 896,
+            "vision_use_head": False,
+        },
+        "text_config": _text(2560, 10240, 34, 8),
+    },
 }
 
 
 def short_name(name: str) -> str:
     """A model's name without who has published it and how: "qwen3-vl-2b"."""
     bare = name.lower().removeprefix("random:").rpartition("/")[2]
-    return re.sub(r"(-video)?(-instruct)?(-hf)?$", "", bare)
+    return re.sub(r"(-video)?(-instruct|-it)?(-hf)?$", "", bare)
 
 
 _BY_SHORT_NAME = {short_name(name): config for name, config in CONFIGURATIONS.items()}

@@ -57,13 +57,19 @@ class Views(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """One size for every image, each patch a visual token (LLaVA-1.5)."""
+    """One size for every image (LLaVA-1.5, Gemma 3).
+
+    Attributes:
+        patches: of an image.
+        tokens: that they become; None: each patch is one.
+    """
 
     patches: int
+    tokens: int | None = None
 
     def __call__(self, size: Size) -> View:
         """See `Views`."""
-        return View(self.patches, self.patches)
+        return View(self.patches, self.patches if self.tokens is None else self.tokens)
 
 
 @dataclass(frozen=True)

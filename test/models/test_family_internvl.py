@@ -32,7 +32,7 @@ def images(name=FULL[0], folder=None, **options):
     return FAMILY.image_processor(folder, FAMILY.random_config(name), ModelOptions(**options))
 
 
-def picture(height, width):
+def noise(height, width):
     return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -44,7 +44,7 @@ def patches(framing):
 @pytest.mark.parametrize("name", FULL)
 @pytest.mark.parametrize(("shape", "count"), [((480, 640), 3328), ((720, 1280), 2304)])
 def test_the_published_numbers_of_tokens(name, shape, count):
-    made = images(name)(picture(*shape), "pad")
+    made = images(name)(noise(*shape), "pad")
     assert patches(made.framing) == count
     assert made.pixels.shape == (count // 256, 3, 448, 448)
     assert made.framing.thumbnail == count // 256 - 1
@@ -53,7 +53,7 @@ def test_the_published_numbers_of_tokens(name, shape, count):
 
 
 def test_tiles_cover_the_image_row_by_row_and_the_thumbnail_comes_last():
-    framing = images()(picture(480, 640), "pad").framing  # 3 rows of 4 tiles
+    framing = images()(noise(480, 640), "pad").framing  # 3 rows of 4 tiles
     assert framing.patch_box(0) == (0, 0, 10, 10)
     assert framing.patch_box(256) == (160, 0, 170, 10)
     assert framing.patch_box(4 * 256 + 17) == (10, 170, 20, 180)
@@ -68,7 +68,7 @@ def test_a_bound_below_two_tiles_means_one_tile_for_every_image(pixels):
     one = images(max_pixels=pixels)
     assert (one.tokens, one.grid, one.size) == (256, (16, 16), 448)
     for shape in ((480, 640), (720, 1280), (448, 448)):
-        made = one(picture(*shape), "pad")
+        made = one(noise(*shape), "pad")
         assert made.pixels.shape == (1, 3, 448, 448)
         assert made.framing.grid == (16, 16)
         assert made.framing.patch_box(255)[2:] == (shape[1], shape[0])
@@ -86,7 +86,7 @@ def test_a_bound_below_two_tiles_means_one_tile_for_every_image(pixels):
     ],
 )
 def test_bounds_of_pixels_are_bounds_of_tiles(options, shape, tiles):
-    made = images(**options)(picture(*shape), "pad")
+    made = images(**options)(noise(*shape), "pad")
     assert len(made.pixels) == patches(made.framing) // 256 == tiles
     of_rectangle = tiles - 1 if tiles > 1 else 1
     least, most = options.get("min_pixels", 1), options.get("max_pixels", 128 * TILE)
@@ -110,7 +110,7 @@ def test_bounds_beyond_all_reason_end_at_once():
 
 @pytest.mark.parametrize("shape", [(50, 1), (1, 50), (1, 1), (3, 100), (100, 3), (3, 3), (1, 3)])
 def test_images_of_odd_shapes(shape):
-    image = picture(*shape)
+    image = noise(*shape)
     made = images()(image, "pad")
     # Pillow's images say themselves where their channels are.
     wanted = images().processor(images=Image.fromarray(image), return_tensors="pt")
@@ -143,10 +143,10 @@ def settings(folder, **changed):
 
 def test_the_bounds_of_tiles_are_the_checkpoints(tmp_path):
     read = images(folder=settings(tmp_path))
-    image = picture(300, 500)
+    image = noise(300, 500)
     assert torch.equal(read(image, "pad").pixels, images()(image, "pad").pixels)
     read = images(folder=settings(tmp_path, min_patches=2, max_patches=3))
-    assert {len(read(picture(*shape), "pad").pixels) for shape in ((9, 9), (9, 30))} == {3, 4}
+    assert {len(read(noise(*shape), "pad").pixels) for shape in ((9, 9), (9, 30))} == {3, 4}
 
 
 @pytest.mark.parametrize("size", [(448, 224), (450, 450)])
@@ -189,7 +189,7 @@ def trained():
 
 
 def test_features_are_those_of_a_tower_that_knows_positions(trained):
-    made = trained.images(picture(100, 130), "pad")
+    made = trained.images(noise(100, 130), "pad")
     with torch.inference_mode():
         features = trained.encoder()(made, frozenset({"projected"}))
         wanted = trained.model.model.get_image_features(made.pixels, return_dict=True)
@@ -197,7 +197,7 @@ def test_features_are_those_of_a_tower_that_knows_positions(trained):
 
 
 def test_class_attention_is_that_of_each_tiles_class_token(trained):
-    made = trained.images(picture(100, 130), "pad")
+    made = trained.images(noise(100, 130), "pad")
     tower = trained.model.model.vision_tower
     with torch.inference_mode():
         found = trained.encoder()(made, frozenset({"class_attention"})).class_attention
@@ -247,9 +247,9 @@ def test_checkpoints_with_each_language_model_equal_generate(tmp_path, text, tra
     engine = SceneEngine.load(str(tmp_path), precision="fp32", device="cpu", selector="none")
     reference = InternVL(engine.loaded)
     for shape in ((90, 210), (140, 140)):
-        scene = engine.see(picture(*shape))
+        scene = engine.see(noise(*shape))
         answer = engine.ask(scene, "what is it?", max_new_tokens=6)
-        assert answer.token_ids == reference.generate(picture(*shape), "what is it?", 6)
+        assert answer.token_ids == reference.generate(noise(*shape), "what is it?", 6)
 
 
 def test_the_processor_puts_its_marks_around_the_image():
@@ -262,3 +262,15 @@ def test_the_processor_puts_its_marks_around_the_image():
         "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n"
         "<img><IMG_CONTEXT></img>\nwhat is it?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_what_generate_takes_is_what_the_published_processor_makes():
+    loaded = models.load(TINY, precision="fp32", device="cpu")
+    reference, image = InternVL(loaded), noise(100, 130)
+    made = loaded.stock_inputs(image, "what is it?")
+    inputs = reference.inputs(image)
+    ids = torch.tensor([reference.ids(inputs, "what is it?")])
+    wanted = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
+    wanted |= reference.extra(ids)
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)

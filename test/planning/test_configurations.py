@@ -31,6 +31,7 @@ COUNTS = {
     "smolvlm2-500m": (832, 832, (0, 0), (13, 13)),
     "internvl3-1b": (3328, 2304, (0, 0), (13, 9)),
     "internvl3-2b": (3328, 2304, (0, 0), (13, 9)),
+    "gemma-3-4b": (256, 256, (0, 0), (1, 1)),
 }
 # Millions, as the hub shows them.
 PARAMETERS = {
@@ -49,6 +50,7 @@ PARAMETERS = {
     "HuggingFaceTB/SmolVLM2-2.2B-Instruct": 2_247,
     "OpenGVLab/InternVL3-1B-hf": 938,
     "OpenGVLab/InternVL3-2B-hf": 2_089,
+    "google/gemma-3-4b-it": 4_300,
 }
 
 
@@ -60,7 +62,8 @@ def stock_config(config):
     given = {key: value for key, value in copy.deepcopy(config).items() if key != "model_type"}
     text_type = "llama" if kind in ("llava", "llava_next", "smolvlm", "idefics3") else "qwen2"
     towers = {"llava": "clip_vision_model", "llava_next": "clip_vision_model"}
-    towers["llava_onevision"] = "siglip_vision_model"
+    towers["llava_onevision"] = towers["gemma3"] = "siglip_vision_model"
+    text_type = "gemma3_text" if kind == "gemma3" else text_type
     if not kind.startswith("qwen"):
         given["text_config"] = {"model_type": text_type, **given["text_config"]}
     if kind in towers and "vision_config" in given:
@@ -132,6 +135,8 @@ def count_by_processor(name):
         tiles = SmolVLMImageProcessorPil(**edges)
         each = (tile // config.vision_config.patch_size // config.scale_factor) ** 2
         return lambda size: each * tiles.get_number_of_image_patches(*size, {})[0]
+    if kind == "gemma3":
+        return lambda size: config.mm_tokens_per_image
     from transformers import LlavaNextProcessor, LlavaOnevisionProcessor
 
     processor = object.__new__(
@@ -200,6 +205,10 @@ TINY = {
     "smolvlm": {"vision_config": TINY_TILES, "scale_factor": 2},
     "idefics3": {"vision_config": TINY_TILES, "scale_factor": 4},
     "internvl": {"vision_config": {**TINY_TILES, "image_size": [28, 28], "patch_size": [7, 7]}},
+    "gemma3": {
+        "vision_config": {**TINY_TILES, "vision_use_head": False},
+        "mm_tokens_per_image": 4,
+    },
     "qwen3_vl": {
         "vision_config": {**TINY_QWEN, "out_hidden_size": 32, "deepstack_visual_indexes": [0, 1]}
     },
@@ -219,7 +228,7 @@ def image_features(model, sizes, view):
     tiles = torch.rand(1, view.tiles, 3, 28, 28)
     if kind in ("llava_next", "llava_onevision"):
         return model.model.get_image_features(tiles, torch.tensor([[56, 56]]))
-    return model.model.get_image_features(tiles[0] if kind == "internvl" else tiles)
+    return model.model.get_image_features(tiles[0] if kind in ("internvl", "gemma3") else tiles)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -236,6 +245,8 @@ def test_the_count_of_operations_is_what_the_modules_multiply(kind):
             counted.append(output.numel() * module.in_features)
         elif isinstance(module, nn.Conv2d | nn.Conv3d):
             counted.append(output.numel() * module.weight[0].numel())
+        elif hasattr(module, "mm_input_projection_weight"):  # Gemma's matrix is no module
+            counted.append(output.shape[1] * module.mm_input_projection_weight.numel())
 
     eyes = [m for name, m in model.named_modules() if "language" not in name and "text" not in name]
     for module in eyes:
@@ -291,6 +302,10 @@ def test_a_head_is_tied_if_either_level_of_the_file_says_so():
     del below["tie_word_embeddings"]
     assert sizes_from_config("below", below).decoder.tied
     assert not find_sizes("internvl3-1b").decoder.tied
+    # Of a Gemma 3 it is, unless the file says otherwise.
+    assert find_sizes("gemma-3-4b").decoder.tied
+    known = {**CONFIGURATIONS["google/gemma-3-4b-it"], "tie_word_embeddings": False}
+    assert not sizes_from_config("apart", known).decoder.tied
 
 
 def test_names_are_those_of_the_hub_or_short():
@@ -306,7 +321,7 @@ def test_names_are_those_of_the_hub_or_short():
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"model_type": "gemma3"}, "its model_type is 'gemma3', and those known are llava, "),
+        ({"model_type": "paligemma"}, "its model_type is 'paligemma', and those known are llava, "),
         (
             {"model_type": "llava", "text_config": {"model_type": "opt"}},
             "The language model 'opt' can't be planned: those known are llama, ",

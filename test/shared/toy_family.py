@@ -15,12 +15,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.files import find_folder, scout_folder
 from svd_vlm_ros.models.images import Framing, ProcessedImage
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.decoder import DecoderParts
 from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.loading import end_tokens
 from svd_vlm_ros.models.prompt import Prompt, Template
 from svd_vlm_ros.models.relevance import by_words
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.planning.shapes import Connector, Decoder, ModelSizes, Tower
 from svd_vlm_ros.planning.views import Fixed
 from svd_vlm_ros.selection.features import VisualFeatures

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
+    from svd_vlm_ros.models.internvl.images import InternVLImages
 
 # The turns of ChatML, an image in a line of its own; a system prompt only if there is one.
 CHAT_TEMPLATE = (
@@ -164,11 +165,9 @@ class InternVLFamily(StockFamily):
         return Projector(loaded.model.model.multi_modal_projector, loaded.original_positions)
 
     def stock_image(self, loaded: LoadedStock, inputs: dict[str, Any]) -> str:
-        """One token for each four of each tile; the template has the two around them."""
-        inputs.pop("num_patches", None)
-        images: Any = loaded.images
-        count: int = len(inputs["pixel_values"]) * images.side**2
-        return self.image_token * count
+        """One token for each four of each tile."""
+        tiles, images = inputs.pop("num_patches"), cast("InternVLImages", loaded.images)
+        return self.image_token * (int(tiles[0]) * images.side**2)
 
 
 FAMILY = InternVLFamily()

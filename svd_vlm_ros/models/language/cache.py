@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 
 # Slots are made in such steps, so that a question that is a little longer finds room.
 STEP = 64
@@ -33,6 +33,8 @@ class Prefix:
             they are read.
         unread: a prefix (None: nothing), and the tokens behind it that make up the rest; None:
             all is read.
+        places: int64 [length], at which position each token stands, if the reader has to know it of
+            what was read; None: it need not, or all is unread.
     """
 
     length: int
@@ -40,6 +42,7 @@ class Prefix:
     reader: object
     unread: tuple[Prefix | None, Tokens] | None
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
+    places: Tensor | None = None
 
     def fill(self, layers: tuple[tuple[Tensor, Tensor], ...]) -> None:
         """Take up what was read. `RuntimeError`: it was filled before."""

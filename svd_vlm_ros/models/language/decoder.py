@@ -9,6 +9,7 @@ may be dropped (`Between`), after which the layers hold different numbers of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.language.cache import Workspace
+from svd_vlm_ros.models.tokens import Tokens
 
 # Positions whose rotary embedding is held; models that were made for more are offered so many.
 MAX_CONTEXT = 32_768
@@ -39,6 +40,60 @@ class Between(Protocol):
 
         Returns:
             The rows that go on, and their offsets.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """The layers of a language model: `Decoder`, or transformers' own (`stock.py`).
+
+    Attributes:
+        layers: one for each.
+        embedding: token ids to rows [n, hidden].
+        head: from the last hidden states to logits.
+        dtype, device: of the activations.
+    """
+
+    @property
+    def layers(self) -> Sequence[Any]: ...  # noqa: D102
+
+    @property
+    def embedding(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def head(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def workspace(self) -> Workspace:
+        """An empty workspace for this model."""
+        ...
+
+    def read(
+        self,
+        tokens: Tokens,
+        cache: Workspace,
+        *,
+        mask: Tensor | None = None,
+        between: Between | None = None,
+    ) -> Tensor:
+        """Read n more tokens behind what the cache holds.
+
+        Args:
+            tokens: their embeddings, and their positions behind the cache's next one, which moves
+                by their span.
+            cache: takes up their keys and values, in each layer.
+            mask: [n, m] in the dtype of the rows, 0 or -inf: what each token sees of the last m
+                slots, its own among them; all sees what lies before those. None: each sees itself
+                and all before it.
+            between: may drop tokens in front of a layer; not together with a mask.
+
+        Returns:
+            [n, hidden] of the tokens that were left in the last layer.
         """
         ...
 
@@ -75,12 +130,12 @@ class Decoder:
     """The layers of a language model, from embeddings to the last hidden states.
 
     Attributes:
-        heads, key_value_heads, head_size: see `DecoderParts`.
+        embedding, layers, norm, head, heads, key_value_heads, head_size: see `DecoderParts`.
         dtype, device: of the activations.
     """
 
     def __init__(self, parts: DecoderParts) -> None:
-        self.embedding, self.norm = parts.embedding, parts.norm
+        self.embedding, self.norm, self.head = parts.embedding, parts.norm, parts.head
         self.layers = parts.layers
         self.heads, self.key_value_heads = parts.heads, parts.key_value_heads
         self.head_size = parts.head_size
@@ -107,20 +162,9 @@ class Decoder:
         mask: Tensor | None = None,
         between: Between | None = None,
     ) -> Tensor:
-        """Read n more tokens behind what the cache holds.
-
-        Args:
-            tokens: their embeddings, and their positions behind the cache's next one, which moves
-                by their span.
-            cache: takes up their keys and values, in each layer.
-            mask: [n, m] in the dtype of the rows, 0 or -inf: what each token sees of the last m
-                slots, its own among them; all sees what lies before those. None: each sees itself
-                and all before it.
-            between: may drop tokens in front of a layer; not together with a mask.
-
-        Returns:
-            [n, hidden] of the tokens that were left in the last layer.
-        """
+        """See `Reader.read`. Tokens that see what stands behind them are not for this loop."""
+        if tokens.mutual is not None:
+            raise ValueError("this loop reads one way: take the stock layers")
         hidden, queries = tokens.rows, None
         offsets, moves = tokens.offsets, tokens.span
         planes = () if tokens.planes is None else tokens.planes

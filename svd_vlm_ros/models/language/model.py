@@ -13,12 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models import interface
-from svd_vlm_ros.models.interface import Tokens, join_planes, join_positions
 from svd_vlm_ros.models.language.cache import Prefix
-from svd_vlm_ros.models.language.decoder import Decoder, DecoderParts
+from svd_vlm_ros.models.language.decoder import Decoder, DecoderParts, Reader
 from svd_vlm_ros.models.language.pruning import Pruning
 from svd_vlm_ros.models.language.writer import Writer, block_mask
+from svd_vlm_ros.models.tokens import Tokens, join_positions, join_tokens
 from svd_vlm_ros.selection.inside import LayerSelector
 from svd_vlm_ros.selection.values import Budget
 
@@ -31,14 +32,15 @@ __all__ = ["CachedLanguageModel", "Prefix"]
 class CachedLanguageModel:
     """A decoder over a KV cache of its own: `models.interface.LanguageModel`."""
 
-    def __init__(self, parts: DecoderParts) -> None:
+    def __init__(self, parts: DecoderParts | Reader) -> None:
         """Take over a model's language part; its weights are shared, not copied.
 
         Args:
-            parts: in evaluation mode, on their device.
+            parts: in evaluation mode, on their device, for the loop of our own; or what reads in
+                its place.
         """
-        self.decoder = Decoder(parts)
-        self._head = parts.head
+        self.decoder: Reader = Decoder(parts) if isinstance(parts, DecoderParts) else parts
+        self._head = self.decoder.head
         self._cache = self.decoder.workspace()
         self._identity = object()  # not the model itself: a prefix must not keep it in memory
 
@@ -80,6 +82,10 @@ class CachedLanguageModel:
         Raises:
             UserError: the budget can't be reached.
         """
+        if not isinstance(self.decoder, Decoder):
+            raise UserError(
+                f"The selector '{selector.name}' can't act between this model's layers."
+            )
         return Pruning(selector, budget, visual, self.decoder, self._cache)
 
     def write(
@@ -140,14 +146,16 @@ class CachedLanguageModel:
             last = self.decoder.read(question, self._cache, between=between)[-1:]
             layout = _Layout([None], texts, self.decoder)
             more = any(len(some) for some in words)
-            hidden = torch.cat([self._read_layout(words, layout), last]) if more else last
+            hidden = last
+            if more:
+                parts = [Tokens.in_order(some) for some in words]
+                hidden = torch.cat([self._read_layout(parts, layout), last])
         else:
             layout = _Layout(questions, texts, self.decoder, lead)
             parts = [] if lead is None else [lead]
             for question, some in zip(questions, words, strict=True):
                 parts += [question, Tokens.in_order(some)]
-            rows = [part.rows for part in parts]
-            hidden = self._read_layout(rows, layout, join_planes(parts))
+            hidden = self._read_layout(parts, layout)
             if lead is not None:
                 self._cache.copy_to(mine)
         before = sorted(set(layout.before))
@@ -161,10 +169,8 @@ class CachedLanguageModel:
         rows: Tensor = self.decoder.embedding(torch.tensor(ids, device=self.decoder.device).long())
         return rows
 
-    def _read_layout(
-        self, rows: Sequence[Tensor], layout: _Layout, planes: Tensor | None = None
-    ) -> Tensor:
-        tokens = Tokens(torch.cat(list(rows)), layout.offsets, 0, planes)
+    def _read_layout(self, parts: Sequence[Tokens], layout: _Layout) -> Tensor:
+        tokens = join_tokens(parts, layout.offsets, 0)
         return self.decoder.read(tokens, self._cache, mask=layout.mask)
 
     def _mine(self, prefix: interface.Prefix) -> Prefix:
@@ -197,7 +203,7 @@ class _Layout:
         self,
         questions: Sequence[Tokens | None],
         texts: Sequence[Sequence[Sequence[int]]],
-        decoder: Decoder,
+        decoder: Reader,
         lead: Tokens | None = None,
     ) -> None:
         """Lay out.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svd_vlm_ros.models.interface import Tokens, join_planes, join_positions
 from svd_vlm_ros.models.language.cache import Prefix, Workspace
-from svd_vlm_ros.models.language.decoder import Between, Decoder
+from svd_vlm_ros.models.language.decoder import Between, Reader
+from svd_vlm_ros.models.tokens import Tokens, join_positions, join_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Writer:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Reader,
         head: nn.Module,
         cache: Workspace,
         questions: Sequence[Tokens],
@@ -133,8 +133,7 @@ class Writer:
         offsets = [start + question.positions() for question in questions]
         if lead is not None:
             offsets.insert(0, lead.positions())
-        embedded = torch.cat([part.rows for part in parts])
-        together = Tokens(embedded, join_positions(offsets), 0, join_planes(parts))
+        together = join_tokens(parts, join_positions(offsets), 0)
         hidden = self._decoder.read(together, self._cache, mask=block)
         self._fill()
         ends = ahead + torch.tensor(lengths).cumsum(0) - 1
@@ -173,7 +172,7 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, (highest - logits.float().logsumexp(dim=-1)).exp()
 
 
-def block_mask(lengths: Sequence[int], decoder: Decoder, ahead: int = 0) -> Tensor:
+def block_mask(lengths: Sequence[int], decoder: Reader, ahead: int = 0) -> Tensor:
     """The mask of texts that lie behind each other: each token sees its own text up to itself.
 
     Args:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from svd_vlm_ros.models.images import ProcessedImage
-from svd_vlm_ros.models.interface import Tokens
 from svd_vlm_ros.models.llava.vision import looks_of_class_token
 from svd_vlm_ros.models.llava_next.anyres import PackedFraming, Packing, Shape
 from svd_vlm_ros.models.markers import Layout
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.interface import EncoderSelector
 from svd_vlm_ros.selection.tokens import merged_rows, token_rows

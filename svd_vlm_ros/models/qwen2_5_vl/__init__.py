@@ -93,6 +93,8 @@ class Qwen25VLFamily(QwenFamily):
             },
             text_config={
                 "vocab_size": 256,
+                "bos_token_id": None,  # as scout's tokenizer has them, later
+                "eos_token_id": None,
                 "hidden_size": 64,
                 "intermediate_size": 128,
                 "num_hidden_layers": 4,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svd_vlm_ros.models.attention import attention_received
 from svd_vlm_ros.models.images import ProcessedImage
-from svd_vlm_ros.models.interface import Tokens
+from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection.features import VisualFeatures
 from svd_vlm_ros.selection.interface import EncoderSelector
 from svd_vlm_ros.selection.tokens import merged_rows, token_rows
