@@ -20,6 +20,7 @@ from robot import PATIENCE, Robot, image_message, make_image, reference_engine, 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.msg import FactChanged, SceneDescription
 from svd_vlm_ros.node.inference.tasks import Priority
+from svd_vlm_ros.node.interfaces.description_topics import OVERDUE
 
 SOON = 30.0  # s; far over three periods, a bound against waiting for ever
 ASKED = 6  # questions under way at any time
@@ -62,8 +63,10 @@ def test_facts_added_under_a_steady_load_are_asked(robot: Robot) -> None:
     with asked_without_pause(robot):
         robot.show(image_message(make_image(1)))
         wait_until(lambda: robot.worker.queue.waiting(Priority.DESCRIPTION))
+        time.sleep(OVERDUE + 3 * 0.1)
         set_parameters(robot, facts=["first"])
         set_parameters(robot, **{"fact.first.question": "is it dark?"})
+        assert robot.node._descriptions.why_facts_wait() == "", "it is the description that waited"
         wait_until(lambda: changes, SOON)
         # The words of that image wait behind the questions; more facts do not wait for them.
         set_parameters(robot, facts=["first", "second"])

@@ -80,6 +80,7 @@ class DescriptionTopics:
         self._under_way: dict[str, StandingRequest] = {}  # by camera; their end was not seen yet
         self._described: dict[str, object] = {}  # the message that was described last
         self._tracker = FactTracker()
+        self._facts_since = 0.0  # time.monotonic()
 
     def start(self, period: float) -> None:
         """Describe every `period` seconds from now on; 0: never. Also changes the period."""
@@ -99,6 +100,7 @@ class DescriptionTopics:
 
     def facts_changed(self) -> None:
         """The parameters that name the facts have changed: ask the new ones, forget the others."""
+        self._facts_since = time.monotonic()
         self._tracker.keep_only(self._settings().facts)
         self._described.clear()  # also about the image that there is, if no other comes
         if self._timer is not None:
@@ -228,7 +230,9 @@ class DescriptionTopics:
             return "The facts are not asked, as description_period is 0: set it above 0."
         now = time.monotonic()
         for camera, request in self._under_way.items():
-            waited, most = now - request.arrived, session.describer.patience(camera)
+            # A description without facts may have waited for long when they were added.
+            waited = now - max(request.arrived, self._facts_since)
+            most = session.describer.patience(camera)
             if waited > most + OVERDUE:  # also if the words of an older image take that long
                 return (
                     f"The facts of camera '{camera}' have waited for {waited:.1f} s, over "
