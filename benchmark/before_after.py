@@ -44,7 +44,7 @@ for precision in sys.argv[2].split(","):
         f"{precision} ask 3": lambda e=engine, s=scene: e.ask_many(s, questions),
     }
 patches = torch.from_numpy(rng.normal(size=(576, 1024)).astype(np.float32))
-features = VisualFeatures(patches, (24, 24))
+features = VisualFeatures(patches, (24, 24), projected=patches)
 for name in ("svd", "svd-cover", "divprune", "grid"):
     jobs[f"select {name}"] = lambda s=make_selector(name): s(features, Budget(64))
 for job in jobs.values():
