@@ -12,7 +12,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.checkpoint import decoder_parts
 from svd_vlm_ros.models.language.model import CachedLanguageModel
 from svd_vlm_ros.models.language.stock import PlacedWorkspace, StockDecoder
-from svd_vlm_ros.models.loaded import LoadedStock
+from svd_vlm_ros.models.stock import LoadedStock
 from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection import Budget, make_selector
 
