@@ -49,12 +49,12 @@ def sizes_from_config(name: str, config: Config) -> ModelSizes:
         UserError: the family is not known, or the configuration is not one of it.
     """
     model_type = config.get("model_type")
-    if model_type not in _FAMILIES:
+    if model_type not in FAMILIES:
         raise UserError(
             f"The configuration of {name} is not that of a model that can be planned: its "
-            f"model_type is '{model_type}', and those known are {', '.join(_FAMILIES)}."
+            f"model_type is '{model_type}', and those known are {', '.join(FAMILIES)}."
         )
-    read, text_type = _FAMILIES[model_type]
+    read, text_type = FAMILIES[model_type]
     try:
         decoder = _decoder(config, text_type)
         tower, connector, views = read(config, decoder.hidden)
@@ -254,7 +254,7 @@ def _qwen2_5_vl(config: Config, text: int) -> Parts:
     return tower, connector, Dynamic(patch, merge, *QWEN2_5_PIXELS)
 
 
-_FAMILIES: dict[str, tuple[Callable[[Config, int], Parts], str]] = {
+FAMILIES: dict[str, tuple[Callable[[Config, int], Parts], str]] = {
     "llava": (_llava, "llama"),
     "llava_next": (_llava_next, "llama"),
     "llava_onevision": (_llava_onevision, "qwen2"),
