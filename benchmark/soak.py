@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1920, help="of the raw camera's images")
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--rate", type=float, default=30.0, help="raw images a second")
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds after each request")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, reserved_domain(START) as domain:
         run(options, Path(folder), domain)

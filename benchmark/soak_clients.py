@@ -163,7 +163,7 @@ class Clients:
         while not self._stopped.is_set():
             work(number)
             number += 1
-            self._stopped.wait(0.02)
+            self._stopped.wait(self._options["pause"])
 
     def _ask(self, number: int) -> None:
         camera = list(CAMERAS)[number % 3]
