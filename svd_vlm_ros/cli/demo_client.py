@@ -136,7 +136,7 @@ class DemoClient:
         """A service's answer. It is asked again if none comes for a while: a first call can get
         lost while the two programs discover each other (docs/node.md).
         """
-        futures = []
+        futures: list[rclpy.Future] = []
         while not any(future.done() for future in futures):
             if time.monotonic() >= end:
                 raise UserError(f"The demo stopped: {client.srv_name} did not answer in time.")
