@@ -148,5 +148,16 @@ def decoder_parts(language: Any, head: nn.Module, config: Any) -> DecoderParts:
         heads=heads,
         key_value_heads=config.num_key_value_heads or heads,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        context=min(config.max_position_embeddings, MAX_CONTEXT),
+        context=context_of(config),
     )
+
+
+def context_of(config: Any) -> int:
+    """The most tokens, visual ones included, that a language model is offered.
+
+    Its rotary embedding is held for so many positions: what is read must not be longer.
+
+    Args:
+        config: of the language model.
+    """
+    return min(int(config.max_position_embeddings), MAX_CONTEXT)

@@ -71,11 +71,10 @@ class LoadedStock:
 
     @property
     def context(self) -> int:
-        """The most tokens, visual ones included, that the language model is offered."""
-        from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
+        """See `checkpoint.context_of`."""
+        from svd_vlm_ros.models.checkpoint import context_of
 
-        made_for: int = self.model.config.get_text_config().max_position_embeddings
-        return min(made_for, MAX_CONTEXT)
+        return context_of(self.model.config.get_text_config())
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """By the checkpoint's chat template."""

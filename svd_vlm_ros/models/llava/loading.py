@@ -16,7 +16,7 @@ import torch
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back, keep_libraries
-from svd_vlm_ros.models.checkpoint import decoder_parts, read_weights
+from svd_vlm_ros.models.checkpoint import context_of, decoder_parts, read_weights
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 from svd_vlm_ros.models.interface import Compare, ModelOptions
 from svd_vlm_ros.models.language.model import CachedLanguageModel
@@ -91,8 +91,8 @@ class LoadedLlava:
 
     @property
     def context(self) -> int:
-        """The most tokens, visual ones included, that the language model was made for."""
-        return text_config(self.model.config).max_position_embeddings
+        """See `checkpoint.context_of`."""
+        return context_of(text_config(self.model.config))
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """LLaVA-1.5's prompt; see `TEMPLATE`."""
