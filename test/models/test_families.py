@@ -8,7 +8,7 @@ from family_reference import TINY, images, references
 
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
+from svd_vlm_ros.selection import Budget, LayerSelector, VisualFeatures, make_selector
 from svd_vlm_ros.selection.relevance import TextRelevance
 from svd_vlm_ros.selection.tiles import select_patches
 
@@ -158,9 +158,16 @@ def test_every_selector_works_or_is_refused_with_those_that_do(model):
     for selector in engine.info.selectors:
         relevant = isinstance(make_selector(selector), TextRelevance)
         options = {"relevance": "words"} if relevant else {}
-        engine.use_selector(selector, visual_tokens=32, **options)
+        engine.use_selector(selector, visual_tokens=20, **options)
         scene = engine.see(IMAGES["wide"])
-        assert engine.ask(scene, QUESTIONS[0], max_new_tokens=2).answer_tokens >= 0
+        answer = engine.ask(scene, QUESTIONS[0], max_new_tokens=2)
+        layers = len(answer.layer_tokens)
+        if isinstance(make_selector(selector), LayerSelector):  # the budget is what layers average
+            assert answer.layer_tokens[0] == scene.tokens_total
+            assert 19 < sum(answer.layer_tokens) / layers <= 20
+        else:
+            read = scene.tokens_total if selector == "none" else 20
+            assert answer.layer_tokens == (read,) * layers
     refused = {"tome", "fastv"} - set(engine.info.selectors)
     for selector in refused:
         with pytest.raises(UserError, match=r"encoder|inside .* take one of svd"):
