@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
 
 if TYPE_CHECKING:
@@ -32,15 +33,6 @@ if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
     from svd_vlm_ros.models.internvl.images import InternVLImages
 
-# The turns of ChatML, an image in a line of its own; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<IMG_CONTEXT>\\n' }}"
-    "{%- else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{{- '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 # InternVL3's rotary embedding stretches behind the context that it was made for, and only there.
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1_000_000.0}
@@ -78,7 +70,7 @@ class InternVLFamily(StockFamily):
     image_token = "<IMG_CONTEXT>"
     special_tokens = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>", "<|im_end|>")
     around = ("<img>", "</img>")
-    chat_template = CHAT_TEMPLATE
+    chat_template = chatml("<IMG_CONTEXT>\n")
     dynamic = True
 
     def model_class(self) -> type[PreTrainedModel]:

@@ -14,19 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.llava_next.family import AnyresFamily
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-# The turns of ChatML; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<image>\\n' }}{% else %}{{ part.text }}{% endif %}"
-    "{%- endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 class LlavaOnevisionFamily(AnyresFamily):
@@ -36,7 +28,7 @@ class LlavaOnevisionFamily(AnyresFamily):
     text_types = ("qwen2",)
     random_models = ("random:tiny-llava_onevision", "random:llava-onevision-0.5b")
     special_tokens = ("<image>", "<|im_start|>", "<|im_end|>")
-    chat_template = CHAT_TEMPLATE
+    chat_template = chatml("<image>\n")
     vision_type = "siglip_vision_model"
     class_tokens = 0
     strategy = "full"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.qwen3_vl.family import CHAT_TEMPLATE, QwenFamily
+from svd_vlm_ros.models.qwen3_vl.family import QwenFamily
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -32,7 +32,7 @@ class Qwen25VLFamily(QwenFamily):
     model_type = "qwen2_5_vl"
     text_types = ("qwen2_5_vl_text", "qwen2_5_vl")  # the second as older files have it
     random_models = ("random:tiny-qwen2_5_vl", "random:qwen2.5-vl-3b")
-    chat_template = SYSTEM + CHAT_TEMPLATE
+    chat_template = SYSTEM + QwenFamily.chat_template
     image_settings: ClassVar[Mapping[str, Any]] = {
         "patch_size": 14,
         "size": {"shortest_edge": 3_136, "longest_edge": 12_845_056},
