@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
+from svd_vlm_ros.models.tiny import TINY_TEXT
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -100,18 +101,7 @@ class InternVLFamily(StockFamily):
                 "layer_scale_init_value": 1.0,
                 "initializer_range": 0.2,
             },
-            text_config=Qwen2Config(
-                vocab_size=256,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=4096,
-                rope_parameters=ROPE,
-                initializer_range=0.2,
-                tie_word_embeddings=False,
-            ),
+            text_config=Qwen2Config(**TINY_TEXT, rope_parameters=ROPE, tie_word_embeddings=False),
             tie_word_embeddings=False,
         )
 

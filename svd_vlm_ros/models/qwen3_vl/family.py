@@ -69,3 +69,14 @@ class QwenFamily(StockFamily):
     def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
         """Where the image stands, from which `generate` finds the positions."""
         return {"mm_token_type_ids": (ids == config.image_token_id).int()}
+
+
+def mrope(theta: int, sections: list[int], **more: Any) -> dict[str, Any]:
+    """Rotary embeddings of three axes, as a configuration has them.
+
+    Args:
+        theta: base of their frequencies.
+        sections: frequencies of time, down and across.
+        more: that a family has beside them.
+    """
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": sections, **more}
