@@ -6,6 +6,7 @@ import pytest
 import torch
 from family_reference import TINY, images, references
 
+from svd_vlm_ros.bench.answers import image_for
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection import Budget, LayerSelector, VisualFeatures, make_selector
@@ -172,6 +173,22 @@ def test_every_selector_works_or_is_refused_with_those_that_do(model):
     for selector in refused:
         with pytest.raises(UserError, match=r"encoder|inside .* take one of svd"):
             engine.use_selector(selector)
+
+
+def test_a_typical_image_has_the_tokens_that_are_told(model, monkeypatch):
+    engine, _ = model
+    height, width = engine.info.typical_image
+    assert (height, width) == (
+        (480, 640) if engine.info.grid is None else (engine.info.image_size,) * 2
+    )
+    shown = []
+    see = engine.see
+    monkeypatch.setattr(engine, "see", lambda image: shown.append(see(image)) or shown[-1])
+    engine.warm_up()
+    (scene,) = shown
+    assert scene.image_shape == (height, width, 3)
+    assert scene.tokens_total == engine.info.visual_tokens_total
+    assert image_for(engine, "").shape == scene.image_shape
 
 
 def test_special_tokens_in_a_question_are_text(model):
