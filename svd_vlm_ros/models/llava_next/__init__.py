@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT (LLaVA 1.6): CLIP over a thumbnail and up to four tiles, Vicuna or Mistral.
 
-`anyres` says which tiles an image is cut into and where their patches lie; `images`, `vision` and
-`sizes` rest on it, and `family` puts them together. LLaVA-OneVision is made of the same.
+`anyres` says which tiles an image is cut into and where their patches lie; `images` and
+`vision` rest on it, and `family` puts them together. LLaVA-OneVision is made of the same.
 """
 
 from __future__ import annotations
