@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from svd_vlm_ros.models.images import Box, Framing, TiledFraming
+from svd_vlm_ros.models.images import TYPICAL, Box, Framing, TiledFraming
 from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix
 from svd_vlm_ros.models.tokens import Tokens
 from svd_vlm_ros.selection import (
@@ -71,6 +71,15 @@ class EngineInfo:
     advice: str = ""
     layers: int = 0  # of the language model
     options: ModelOptions = field(default_factory=ModelOptions)
+
+    @property
+    def typical_image(self) -> tuple[int, int]:
+        """Height and width in pixels of an image that has `visual_tokens_total` patches."""
+        if self.grid is None:
+            return TYPICAL
+        rows, columns = self.grid
+        longest = max(rows, columns)
+        return self.image_size * rows // longest, self.image_size * columns // longest
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.views import TYPICAL as TYPICAL
 
 LONGEST_SIDES = 50  # an image whose sides differ by more has nothing left to see when it is resized
 
