@@ -20,4 +20,4 @@ TINY_TEXT: Mapping[str, Any] = MappingProxyType(
         "initializer_range": 0.2,
     }
 )
-"""For the configurations of transformers' language models of Llama's kind, by their names."""
+"""What the configurations of transformers' language models take, by their names for it."""
