@@ -47,7 +47,11 @@ from svd_vlm_ros.planning.shapes import ModelSizes
 from svd_vlm_ros.selection.relevance import TextRelevance
 
 if TYPE_CHECKING:
-    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
+    from transformers import (
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        PreTrainedTokenizerBase,
+    )
 
 COMPONENTS = {
     "vision_tower": ("model.vision_tower",),
@@ -167,7 +171,8 @@ def load_llava(
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         with failures_in_words(name, precision, place):
             if is_random(name):
-                model = _random_model(name, tokenizer, precision, dtype, place, seed)
+                config = fitted_config(name, tokenizer)
+                model = build_random(config, precision, dtype, place, seed)
             else:
                 model = read_weights(
                     *(name, folder, LlavaForConditionalGeneration, COMPONENTS),
@@ -209,17 +214,11 @@ def find_sizes(name: str) -> ModelSizes:
     return sizes_from_config(name, config)
 
 
-def _random_model(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    precision: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    seed: int,
-) -> LlavaForConditionalGeneration:
+def fitted_config(name: str, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
+    """A random model's configuration with the image and end tokens of its tokenizer."""
     config = random_config(name)
     config.image_token_index = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     text = text_config(config)
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     text.pad_token_id = tokenizer.pad_token_id
-    return build_random(config, precision, dtype, device, seed)
+    return config
