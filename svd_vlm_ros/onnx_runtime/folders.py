@@ -6,8 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from svd_vlm_ros.models.files import INDEX, SCOUT, WEIGHTS, is_random
-
-NAME = "manifest.json"  # what an export is known by
+from svd_vlm_ros.onnx_runtime.manifest import NAME
 
 
 def is_export(model: str) -> bool:

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs of an export in onnxruntime: on which device, by which execution providers.
+
+The order is TensorRT, CUDA, CPU. "auto" takes the first that is there: TensorRT only if its engines
+were built beforehand (they lie in the folder, under `TENSORRT`), since building them takes minutes
+and again for every size that is new; CUDA if this onnxruntime has it; else the CPU. What a provider
+can't compute, the next one does; the CPU computes everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.onnx_runtime.manifest import Manifest
+
+TENSORRT = "tensorrt"  # the folder of its engines, inside the export
+_PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+_DEVICE = re.compile(r"(cuda|tensorrt)(?::(\d+))?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where graphs run.
+
+    Attributes:
+        kind: "cpu", "cuda" or "tensorrt".
+        index: of the GPU.
+    """
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def memory(self) -> str:
+        """Where its arrays lie, in onnxruntime's words."""
+        return "cpu" if self.kind == "cpu" else "cuda"
+
+
+def resolve_device(device: str, folder: Path) -> Device:
+    """The device that a user's word means.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
+        folder: of the export.
+
+    Raises:
+        UserError: it is not known, or this onnxruntime has no provider for it.
+    """
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    if device == "auto":
+        if (folder / TENSORRT).is_dir() and _PROVIDERS["tensorrt"] in there:
+            return Device("tensorrt")
+        return Device("cuda" if _PROVIDERS["cuda"] in there else "cpu")
+    if device == "cpu":
+        return Device("cpu")
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise UserError(
+            f"There is no device '{device}': take auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N."
+        )
+    if _PROVIDERS[match[1]] not in there:
+        raise UserError(
+            f"The device {device} was asked for, but this onnxruntime has no {match[1]}: install "
+            "onnxruntime-gpu in place of onnxruntime, or take cpu."
+        )
+    return Device(match[1], int(match[2] or 0))
+
+
+class Graph:
+    """A graph in a session of its own.
+
+    Attributes:
+        device: where it runs.
+    """
+
+    def __init__(self, manifest: Manifest, name: str, wish: str, cpu_threads: int) -> None:
+        """Open a graph.
+
+        Args:
+            manifest: of the export.
+            name: of the graph's file.
+            wish: see `resolve_device`.
+            cpu_threads: 0: as many as onnxruntime likes.
+
+        Raises:
+            UserError: the graph can't be opened, or a GPU that was named can't be used.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if cpu_threads:
+            options.intra_op_num_threads = cpu_threads
+        for key, value in manifest.session.items():
+            options.add_session_config_entry(key, value)
+        path, device = manifest.path(name), resolve_device(wish, manifest.folder)
+        try:
+            self.session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=_providers(device, manifest.folder)
+            )
+        except Exception as error:  # onnxruntime's own have no common class
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(f"{path} can't be opened on {device} ({first}).") from error
+        self.device = self._obtained(device, wish)
+        self._dtypes = {each.name: _dtype(each.type) for each in self.session.get_inputs()}
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Of an input."""
+        return self._dtypes[name]
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Compute outputs [in NumPy] of inputs, which are brought into the dtypes of the graph."""
+        fitted = {
+            name: np.ascontiguousarray(value, dtype=self._dtypes[name])
+            for name, value in feeds.items()
+        }
+        found: list[np.ndarray] = self.session.run(list(outputs), fitted)
+        return found
+
+    def _obtained(self, device: Device, wish: str) -> Device:
+        """The device of the session: onnxruntime goes on without a GPU that it can't use."""
+        provider = self.session.get_providers()[0]
+        (kind,) = [kind for kind, name in _PROVIDERS.items() if name == provider] or ["cpu"]
+        if kind != device.kind and wish != "auto":
+            raise UserError(
+                f"The device {wish} was asked for, but onnxruntime can't use it here (are the "
+                "libraries of CUDA, cuDNN or TensorRT missing?): take cpu."
+            )
+        return Device(kind, device.index if kind != "cpu" else 0)
+
+
+def _providers(device: Device, folder: Path) -> list[Any]:
+    providers: list[Any] = ["CPUExecutionProvider"]
+    index = str(device.index)
+    if device.kind in ("cuda", "tensorrt"):
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
+    if device.kind == "tensorrt":
+        cache = {
+            "device_id": index,
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": str(folder / TENSORRT),
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": str(folder / TENSORRT),
+        }
+        providers.insert(0, ("TensorrtExecutionProvider", cache))
+    return providers
+
+
+def _dtype(words: str) -> np.dtype[Any]:
+    """The dtype of onnxruntime's "tensor(float16)"."""
+    name = words.removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
