@@ -35,6 +35,7 @@ def load(settings: Settings) -> SceneEngine:
     selector, options = settings.selection
     engine = SceneEngine.load(
         settings.model,
+        runtime=settings.runtime,
         precision=settings.precision,
         selector=selector,
         selector_options=options,
