@@ -9,6 +9,7 @@ stay on the device, bound as outputs of one step and inputs of the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.onnx_runtime.sessions import Graph
+from svd_vlm_ros.onnx_runtime.sessions import Graph, dtype_of
 from svd_vlm_ros.onnx_runtime.tokens import Tokens
 
 States = tuple[Any, ...]
@@ -50,7 +51,9 @@ class Prefix:
     @property
     def memory_bytes(self) -> int:
         """Bytes that the keys and values take."""
-        return sum(state.tensor_size_in_bytes() for state in self.states)
+        return sum(
+            math.prod(state.shape()) * dtype_of(state.data_type()).itemsize for state in self.states
+        )
 
 
 class ExportLanguageModel:

@@ -19,6 +19,7 @@ from svd_vlm_ros.onnx_runtime.tokenizer import ExportTokenizer
 from svd_vlm_ros.onnx_runtime.vision import ExportConnector, ExportEncoder
 
 AUTO = "auto"
+KIND = "llava"  # of prompt and images
 _WEIGHTS = (".onnx", ".data", ".npy")
 
 
@@ -118,6 +119,9 @@ def load_export(
             f"{folder} was exported in {manifest.precision}, but {precision} was asked for: take "
             f"precision auto, or export the model anew in {precision}."
         )
+    kind = manifest.prompt["kind"]
+    if kind != KIND:
+        raise UserError(f"{folder} has a prompt of the kind '{kind}', this version knows '{KIND}'.")
     resolve_device(device, folder)
     policy = options.position_policy
     if policy == AUTO:

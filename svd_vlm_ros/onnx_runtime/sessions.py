@@ -118,7 +118,7 @@ class Graph:
             first = (str(error).splitlines() or [""])[0][:200]
             raise UserError(f"{path} can't be opened on {device} ({first}).") from error
         self.device = self._obtained(device, wish)
-        self._dtypes = {each.name: _dtype(each.type) for each in self.session.get_inputs()}
+        self._dtypes = {each.name: dtype_of(each.type) for each in self.session.get_inputs()}
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Of an input."""
@@ -162,7 +162,7 @@ def _providers(device: Device, folder: Path) -> list[Any]:
     return providers
 
 
-def _dtype(words: str) -> np.dtype[Any]:
+def dtype_of(words: str) -> np.dtype[Any]:
     """The dtype of onnxruntime's "tensor(float16)"."""
     name = words.removeprefix("tensor(").removesuffix(")")
     return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
