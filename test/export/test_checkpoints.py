@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import load_stock
-from onnx_run import Graphs
 from safetensors.torch import load_file, save_file
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.export import export_onnx
+from svd_vlm_ros.export.sessions import Sessions
 
 
 def sharded(source, folder, dtype):
@@ -34,7 +34,7 @@ def sharded(source, folder, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_a_checkpoint_of_16_bits_in_several_files(small_checkpoint, tmp_path, dtype):
     folder = sharded(small_checkpoint, tmp_path / "checkpoint", dtype)
-    graphs = Graphs(export_onnx(str(folder), tmp_path / "out", precision="fp32"))
+    graphs = Sessions(export_onnx(str(folder), tmp_path / "out", precision="fp32"))
     stock = load_stock(folder)
     assert np.array_equal(
         graphs.manifest.embeddings(), stock.get_input_embeddings().weight.detach().numpy()

@@ -5,13 +5,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx_run import Graphs
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.export import checks, export_onnx
 from svd_vlm_ros.export.decoder import LAYER_LINEARS
 from svd_vlm_ros.export.operators import PLAIN
 from svd_vlm_ros.export.quantize import BLOCK, pack, quantize
+from svd_vlm_ros.export.sessions import Sessions
 
 RNG = np.random.default_rng(0)
 ALL = ["fp32", "fp16", "int8", "int4"]
@@ -80,7 +80,7 @@ def test_a_graph_in_which_something_stayed_unquantized_is_refused(exported):
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_onnxruntime_multiplies_by_the_blocks_themselves(exported, precision, tmp_path):
     """Else it would make floats of all weights for every token."""
-    graphs = Graphs(exported("scout", precision))
+    graphs = Sessions(exported("scout", precision))
     graphs.open("decoder.onnx", tmp_path / "optimized.onnx")
     made = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node
     products = [node for node in made if node.op_type == "MatMulNBits"]
@@ -101,14 +101,14 @@ def _multiplies_by_8_bits():
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 0.01), ("int8", 0.02), ("int4", 0.2)])
 def test_logits_stay_near_those_of_float32(exported, precision, most):
-    wanted = logits(Graphs(exported("scout", "fp32")))
-    found = logits(Graphs(exported("scout", precision)))
+    wanted = logits(Sessions(exported("scout", "fp32")))
+    found = logits(Sessions(exported("scout", precision)))
     assert 0 < np.abs(found - wanted).mean() / wanted.std() < most
 
 
 def test_only_fp32_and_quantized_exports_keep_activations_of_32_bits(exported):
     for precision in ALL:
-        manifest = Graphs(exported("scout", precision)).manifest
+        manifest = Sessions(exported("scout", precision)).manifest
         wanted = "float16" if precision == "fp16" else "float32"
         assert manifest.activations == wanted
         inputs = manifest.tensors["decoder.onnx"]["inputs"]
@@ -120,10 +120,10 @@ def test_only_fp32_and_quantized_exports_keep_activations_of_32_bits(exported):
 
 def test_int4_with_activations_of_16_bits(tmp_path, exported):
     out = export_onnx("scout", tmp_path / "m", precision="int4", activations="float16")
-    graphs = Graphs(out)
+    graphs = Sessions(out)
     assert graphs.manifest.tensors["decoder.onnx"]["inputs"]["past_value.3"][0] == "float16"
     assert checks.quantized_products(out / "decoder.onnx") == LAYERS * len(LAYER_LINEARS)
-    near = logits(Graphs(exported("scout", "int4")))
+    near = logits(Sessions(exported("scout", "int4")))
     assert np.abs(logits(graphs) - near).mean() / near.std() < 0.05
 
 
