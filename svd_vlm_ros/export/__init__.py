@@ -25,13 +25,14 @@ def export_onnx(
     out: Path,
     *,
     precision: str = "fp32",
+    activations: str = "auto",
     on_progress: Callable[[str, int, int], object] | None = None,
 ) -> Path:
     """See `onnx_export.export_onnx`. Raises `UserError` also if the extra is not installed."""
     check_installed(*NEEDS)
     from svd_vlm_ros.export.onnx_export import export_onnx as export
 
-    return export(model, out, precision=precision, on_progress=on_progress)
+    return export(model, out, precision=precision, activations=activations, on_progress=on_progress)
 
 
 def check_installed(*libraries: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a LLaVA-1.5 goes into which graph, and what its runtime has to know of prompt and images.
 
-source = LlavaSource.open("scout", precision="fp32")
+source = LlavaSource.open("scout", Numbers.of("int4"))
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.export.decoder import DecoderShape
-from svd_vlm_ros.export.precision import compute_dtype
+from svd_vlm_ros.export.precision import Numbers
 from svd_vlm_ros.export.weights import Checkpoint, LanguagePart, Part, RandomWeights, Source
 from svd_vlm_ros.models.files import SCOUT, find_folder, is_random, read_json
 from svd_vlm_ros.models.llava.architecture import (
@@ -59,7 +57,7 @@ class LlavaSource:
     images: ImageSettings
 
     @classmethod
-    def open(cls, name: str, precision: str, seed: int = 0) -> LlavaSource:
+    def open(cls, name: str, numbers: Numbers, seed: int = 0) -> LlavaSource:
         """Read all but the weights. Raises `UserError` as `load_llava` does."""
         from transformers import AutoTokenizer, LlavaConfig
 
@@ -73,7 +71,7 @@ class LlavaSource:
             weights: Source
             if is_random(name):
                 config = fitted_config(name, tokenizer)
-                weights = _random(config, precision, seed)
+                weights = _random(config, numbers, seed)
             else:
                 check_architecture(name, read_json(folder / "config.json"))
                 config = LlavaConfig.from_pretrained(folder, local_files_only=True)
@@ -196,13 +194,13 @@ class LlavaSource:
             )
 
 
-def _random(config: LlavaConfig, precision: str, seed: int) -> RandomWeights:
-    """The weights that `models.load` makes of a name, in the precision's own dtype."""
+def _random(config: LlavaConfig, numbers: Numbers, seed: int) -> RandomWeights:
+    """The weights that `models.load` makes of a name, in the dtype that it has there."""
     import torch
 
     from svd_vlm_ros.models.llava.random import build_random
 
-    dtype = torch.float16 if compute_dtype(precision) == np.float16 else torch.float32
+    dtype = torch.float16 if numbers.precision == "fp16" else torch.float32
     return RandomWeights(
         lambda take: build_random(config, "fp32", dtype, torch.device("cpu"), seed, take)
     )

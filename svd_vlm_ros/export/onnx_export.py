@@ -22,14 +22,7 @@ from svd_vlm_ros.export.decoder import DecoderWriter
 from svd_vlm_ros.export.folder import check_place, file_digest, new_folder
 from svd_vlm_ros.export.graph import Graph, fit
 from svd_vlm_ros.export.llava import LlavaSource
-from svd_vlm_ros.export.precision import (
-    bytes_per_weight,
-    check_precision,
-    compute_dtype,
-    opset,
-    store_dtype,
-)
-from svd_vlm_ros.export.quantize import BITS
+from svd_vlm_ros.export.precision import Numbers
 from svd_vlm_ros.export.vision import write_clip, write_projector
 from svd_vlm_ros.models.llava.architecture import vision_config, vision_layers
 from svd_vlm_ros.onnx_runtime.manifest import DECODER, EMBEDDINGS, PROJECTOR, VISION, Manifest
@@ -43,7 +36,12 @@ SESSION = {"session.qdq_matmulnbits_accuracy_level": "4"}
 
 
 def export_onnx(
-    model: str, out: Path, *, precision: str = "fp32", on_progress: Progress | None = None
+    model: str,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    activations: str = "auto",
+    on_progress: Progress | None = None,
 ) -> Path:
     """Write a model as ONNX graphs.
 
@@ -51,6 +49,7 @@ def export_onnx(
         model: scout, a folder, a hub id in the local cache, or random:*.
         out: the folder to make: absent or empty. It is there only if all of it was written.
         precision: fp32, fp16, int8 or int4; see `precision.py`.
+        activations: auto, or float16 for int8 and int4 on a GPU.
         on_progress: see `Progress`.
 
     Returns:
@@ -60,7 +59,7 @@ def export_onnx(
         UserError: the model is not on this machine or of a family that can't be exported; the
             folder is not empty; the disk is too full.
     """
-    check_precision(precision)
+    numbers = Numbers.of(precision, activations)
     check_place(out)
     family = models.family_of(model)
     if family.model_type not in FAMILIES:
@@ -70,11 +69,10 @@ def export_onnx(
         )
     sizes = family.sizes(model)
     linear = sizes.decoder.linear_weights
-    rest = sizes.weights - linear
-    room = linear * bytes_per_weight(precision) + rest * store_dtype(precision).itemsize
-    source = LlavaSource.open(model, precision)
-    with new_folder(out, int(room * 1.01)) as folder:
-        _Export(source, folder, precision, sizes.weights, on_progress).run()
+    room = numbers.size(linear, sizes.weights - linear)
+    source = LlavaSource.open(model, numbers)
+    with new_folder(out, room + room // 100) as folder:
+        _Export(source, folder, numbers, sizes.weights, on_progress).run()
     return out
 
 
@@ -85,11 +83,11 @@ class _Export:
         self,
         source: LlavaSource,
         folder: Path,
-        precision: str,
+        numbers: Numbers,
         total: int,
         on_progress: Progress | None,
     ) -> None:
-        self._source, self._folder, self._precision = source, folder, precision
+        self._source, self._folder, self._numbers = source, folder, numbers
         self._total, self._done, self._part = total, 0, ""
         self._on_progress = on_progress
         self._digests: dict[str, str] = {}
@@ -109,14 +107,14 @@ class _Export:
         self._finish(graph)
         self._part = EMBEDDINGS
         table = source.language(self._count).read("embed_tokens.weight")
-        table = fit(table, store_dtype(self._precision), "embed_tokens.weight")
+        table = fit(table, self._numbers.store, "embed_tokens.weight")
         np.save(self._folder / EMBEDDINGS, np.ascontiguousarray(table), allow_pickle=False)
         del table
         source.write_files(self._folder)
         self._manifest()
 
     def _decoder(self) -> None:
-        source, bits = self._source, BITS.get(self._precision)
+        source, bits = self._source, self._numbers.bits
         shape = source.shape()
         with self._graph(DECODER) as graph:
             writer = DecoderWriter(graph, shape, source.language(self._count), bits)
@@ -127,12 +125,12 @@ class _Export:
 
     def _graph(self, name: str) -> Graph:
         self._part = name
-        precision = self._precision
+        numbers = self._numbers
         return Graph(
             self._folder / name,
-            opset=opset(precision),
-            compute=compute_dtype(precision),
-            store=store_dtype(precision),
+            opset=numbers.opset,
+            compute=numbers.compute,
+            store=numbers.store,
         )
 
     def _finish(self, graph: Graph, quantized: int = 0) -> None:
@@ -146,7 +144,7 @@ class _Export:
             self._on_progress(self._part, self._done, self._total)
 
     def _manifest(self) -> None:
-        source, precision = self._source, self._precision
+        source, numbers = self._source, self._numbers
         files = {}
         for path in sorted(self._folder.iterdir()):
             digest = self._digests.get(path.name) or file_digest(path)
@@ -155,8 +153,9 @@ class _Export:
             svd_vlm_ros=svd_vlm_ros.__version__,
             model=source.name,
             model_type=str(source.config.model_type),
-            precision=precision,
-            opset=opset(precision),
+            precision=numbers.precision,
+            activations=numbers.compute.name,
+            opset=numbers.opset,
             files=files,
             sizes=source.sizes(),
             tensors=self._tensors,
@@ -169,7 +168,7 @@ class _Export:
                 "visual_tokens": VISUAL_TOKENS,
                 "position_policy": "contiguous",
             },
-            session=SESSION if precision in BITS else {},
+            session=SESSION if numbers.bits else {},
             license=source.license(),
             folder=self._folder,
         ).write()

@@ -42,6 +42,8 @@ class Manifest:
         model_type: its family.
         precision: fp32, fp16, int8 or int4.
         opset: of the graphs.
+        activations: float32 or float16: of activations and cache; what goes in and comes out of
+            the graphs beside the cache is float32 always.
         files: {name: {"sha256": hex digits, "bytes": count}} of every file but this one.
         sizes: hidden, layers, heads, kv_heads, head_dim, vocabulary, context, patches [rows,
             columns], image_size, vision_width, vision_heads, class_token.
@@ -74,6 +76,7 @@ class Manifest:
     defaults: Mapping[str, Any]
     session: Mapping[str, str] = field(default_factory=dict)
     license: str | None = None
+    activations: str = "float32"
     format: int = FORMAT
     folder: Path = Path()
 

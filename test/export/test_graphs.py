@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 import torch
-from onnx_run import Graphs
 
 from svd_vlm_ros import models
+from svd_vlm_ros.export.sessions import Sessions
 
 NEEDS = frozenset({"class_attention", "keys"})
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def pair(request, exported):
     if name == "checkpoint":  # two shapes: one with grouped heads
         name = str(request.getfixturevalue("small_checkpoint"))
     loaded = models.load(name, precision="fp32", device="cpu")
-    return Graphs(exported(name)), loaded
+    return Sessions(exported(name)), loaded
 
 
 def features(loaded):
