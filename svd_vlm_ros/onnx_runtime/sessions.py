@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graphs of an export in onnxruntime: on which device, by which execution providers.
 
-The order is TensorRT, CUDA, CPU. "auto" takes the first that is there: TensorRT only if its engines
-were built beforehand (they lie in the folder, under `TENSORRT`), since building them takes minutes
-and again for every size that is new; CUDA if this onnxruntime has it; else the CPU. What a provider
-can't compute, the next one does; the CPU computes everything.
+The order is TensorRT, CUDA, CPU. "auto" takes the first that is there: TensorRT only if the export
+has been made ready for it (`svd-vlm export tensorrt` writes the sizes that its engines serve;
+without them it would build another engine, for minutes, for every size that is new); CUDA if this
+onnxruntime has it; else the CPU. What a provider can't compute, the next one does; the CPU computes
+everything.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.files import read_json
 from svd_vlm_ros.onnx_runtime.manifest import Manifest
 
 TENSORRT = "tensorrt"  # the folder of its engines, inside the export
+OPTIONS = "provider_options.json"  # in that folder: the provider's options for each graph
 _PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -64,7 +67,7 @@ def resolve_device(device: str, folder: Path) -> Device:
 
     there = onnxruntime.get_available_providers()
     if device == "auto":
-        if (folder / TENSORRT).is_dir() and _PROVIDERS["tensorrt"] in there:
+        if (folder / TENSORRT / OPTIONS).is_file() and _PROVIDERS["tensorrt"] in there:
             return Device("tensorrt")
         return Device("cuda" if _PROVIDERS["cuda"] in there else "cpu")
     if device == "cpu":
@@ -78,6 +81,11 @@ def resolve_device(device: str, folder: Path) -> Device:
         raise UserError(
             f"The device {device} was asked for, but this onnxruntime has no {match[1]}: install "
             "onnxruntime-gpu in place of onnxruntime, or take cpu."
+        )
+    if match[1] == "tensorrt" and not (folder / TENSORRT / OPTIONS).is_file():
+        raise UserError(
+            f"{folder} has no sizes for TensorRT: write them with 'svd-vlm export tensorrt "
+            f"{folder}'."
         )
     return Device(match[1], int(match[2] or 0))
 
@@ -112,7 +120,7 @@ class Graph:
         path, device = manifest.path(name), resolve_device(wish, manifest.folder)
         try:
             self.session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=_providers(device, manifest.folder)
+                str(path), options, providers=_providers(device, path)
             )
         except Exception as error:  # onnxruntime's own have no common class
             first = (str(error).splitlines() or [""])[0][:200]
@@ -145,21 +153,27 @@ class Graph:
         return Device(kind, device.index if kind != "cpu" else 0)
 
 
-def _providers(device: Device, folder: Path) -> list[Any]:
+def _providers(device: Device, graph: Path) -> list[Any]:
     providers: list[Any] = ["CPUExecutionProvider"]
     index = str(device.index)
     if device.kind in ("cuda", "tensorrt"):
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     if device.kind == "tensorrt":
-        cache = {
-            "device_id": index,
-            "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": str(folder / TENSORRT),
-            "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": str(folder / TENSORRT),
-        }
-        providers.insert(0, ("TensorrtExecutionProvider", cache))
+        providers.insert(0, ("TensorrtExecutionProvider", {"device_id": index, **_engine(graph)}))
     return providers
+
+
+def _engine(graph: Path) -> dict[str, str]:
+    """TensorRT's options for a graph; where its engines lie, from wherever this process runs."""
+    folder = graph.parent / TENSORRT
+    options = read_json(folder / OPTIONS).get(graph.name)
+    if not isinstance(options, dict):
+        raise UserError(
+            f"{folder / OPTIONS} has no options for {graph.name}: write it anew with 'svd-vlm "
+            f"export tensorrt {graph.parent}'."
+        )
+    paths = {name: str(folder) for name in options if name.endswith("_path")}
+    return {**options, **paths}
 
 
 def dtype_of(words: str) -> np.dtype[Any]:

@@ -132,7 +132,10 @@ def test_the_order_of_devices(tmp_path, monkeypatch):
     there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     assert str(sessions.resolve_device("auto", tmp_path)) == "cuda:0"
+    with pytest.raises(UserError, match="write them with 'svd-vlm export tensorrt"):
+        sessions.resolve_device("tensorrt", tmp_path)
     (tmp_path / sessions.TENSORRT).mkdir()
+    (tmp_path / sessions.TENSORRT / sessions.OPTIONS).write_text("{}")
     assert str(sessions.resolve_device("auto", tmp_path)) == "tensorrt:0"
     assert str(sessions.resolve_device("cuda:1", tmp_path)) == "cuda:1"
     assert str(sessions.resolve_device("tensorrt", tmp_path)) == "tensorrt:0"
@@ -141,3 +144,23 @@ def test_the_order_of_devices(tmp_path, monkeypatch):
     assert str(sessions.resolve_device("auto", tmp_path)) == "cpu"
     with pytest.raises(UserError, match="has no tensorrt"):
         sessions.resolve_device("tensorrt", tmp_path)
+
+
+def test_engines_of_tensorrt_lie_in_the_export_wherever_the_process_runs(exported, tmp_path):
+    from svd_vlm_ros.export.tensorrt import write_tensorrt
+
+    folder = shutil.copytree(exported, tmp_path / "export")
+    write_tensorrt(folder, context=1024, version=10)
+    graph = folder / "projector.onnx"
+    providers = sessions._providers(sessions.Device("tensorrt", 1), graph)
+    name, options = providers[0]
+    assert name == "TensorrtExecutionProvider"
+    assert options["device_id"] == "1"
+    assert options["trt_engine_cache_path"] == str(folder / "tensorrt")
+    assert options["trt_profile_min_shapes"].startswith("rows:1x")
+    assert providers[1:] == [
+        ("CUDAExecutionProvider", {"device_id": "1"}),
+        "CPUExecutionProvider",
+    ]
+    with pytest.raises(UserError, match=r"no options for other\.onnx"):
+        sessions._providers(sessions.Device("tensorrt"), folder / "other.onnx")
