@@ -91,6 +91,16 @@ def test_a_model_of_torch_is_refused_there_in_a_sentence(python, tmp_path, image
     assert "Traceback" not in done.stderr
 
 
+def test_the_doctor_has_nothing_to_mend_there(python):
+    done = run(python, "-m", "svd_vlm_ros.cli.main", "doctor", "--json", "--seconds", "0.1")
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert "without torch" in found["runtime onnx"]["detail"]
+    assert "torch" not in found
+    assert "transformers" not in found
+    assert [name for name, check in found.items() if check["status"] == "failed"] == []
+    assert done.returncode == 0
+
+
 @pytest.fixture
 def node(python, exported, ros_domain, tmp_path):
     """The node as a process of that environment."""
