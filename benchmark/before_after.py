@@ -4,10 +4,10 @@
     git worktree add ../before b3639fa && make -C ../before install
     python benchmark/before_after.py --before ../before/.venv/bin/python
 
-Each commit has a process of its own, which does one job at a time when it is told to: scout sees,
-asks, chooses, describes, and the selectors choose among 576 x 1024 features. Processor time of the
-process, so that other work on the machine counts little; the order within a pair changes from
-round to round. `ratio` is the median over the rounds of after / before.
+Each commit has a process of its own, which does one job at a time when it is told to: the model
+sees, asks, chooses, describes, and the selectors choose among 576 x 1024 features. Processor time
+of the process, so that other work on the machine counts little; the order within a pair changes
+from round to round. `ratio` is the median over the rounds of after / before.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ image = rng.integers(0, 256, (480, 640, 3), np.uint8)
 question, jobs = "what is the ground?", {}
 questions = [question, "is there a tree?", "how is the sky?"]
 for precision in sys.argv[2].split(","):
-    engine = SceneEngine.load("scout", precision=precision, device="cpu", visual_tokens=64)
+    engine = SceneEngine.load(sys.argv[3], precision=precision, device="cpu", visual_tokens=64)
     scene = engine.see(image)
     engine.ask(scene, question)
     jobs |= {
         f"{precision} see": lambda e=engine: e.see(image),
         f"{precision} see, ask": lambda e=engine: e.ask(e.see(image), question),
-        f"{precision} describe": lambda e=engine, s=scene: e.describe(s),
+        f"{precision} describe": lambda e=engine, s=scene: e.describe(s, max_new_tokens=16),
         f"{precision} choose": lambda e=engine, s=scene: e.choose(s, question, ["grass", "sand"]),
         f"{precision} ask 3": lambda e=engine, s=scene: e.ask_many(s, questions),
     }
@@ -62,9 +62,9 @@ for line in sys.stdin:
 class Commit:
     """A process that runs jobs of one commit."""
 
-    def __init__(self, python: str, threads: int, precisions: str) -> None:
+    def __init__(self, python: str, threads: int, precisions: str, model: str) -> None:
         self._process = subprocess.Popen(
-            [python, "-c", CHILD, str(threads), precisions],
+            [python, "-c", CHILD, str(threads), precisions, model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,9 +94,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--model", default="scout", help="or random:llava-1.5-7b:2, two layers")
     wish = parser.parse_args()
-    before = Commit(wish.before, wish.threads, wish.precisions)
-    after = Commit(wish.after, wish.threads, wish.precisions)
+    how = wish.threads, wish.precisions, wish.model
+    before, after = Commit(wish.before, *how), Commit(wish.after, *how)
     found: dict[str, list[tuple[float, float]]] = {job: [] for job in after.jobs}
     for index in range(wish.rounds):
         for job, pairs in found.items():

@@ -16,31 +16,29 @@ fact that was added live was published late.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
 import platform
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svd_vlm_ros.cli.domain import free_domain
+from svd_vlm_ros.cli.domain import reserved_domain
 from svd_vlm_ros.cpu import cpu_name
 
 HERE = Path(__file__).resolve().parent
 ROLES = ("node", "cameras", "clients")
 CHECKPOINT = 60.0  # s
 FIRST_CHECKPOINT = 10.0
+START = os.getpid()  # where a domain is looked for: each run elsewhere
 END_WITHIN = 60.0  # s that the roles have to end: the last requests have their timeouts
 STOP_EVERY, STOPPED = 8, 3.0  # faults between two halts of the node (SIGSTOP), and their s
 # Keys of the reports keep their names, those of earlier runs among them; people read these.
@@ -62,19 +60,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1920, help="of the raw camera's images")
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--rate", type=float, default=30.0, help="raw images a second")
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds after each request")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder, reserved_domain() as domain:
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, reserved_domain(START) as domain:
         run(options, Path(folder), domain)
-
-
-@contextlib.contextmanager
-def reserved_domain() -> Iterator[int]:
-    """A ROS domain that nobody uses, and that ROS's tests (domain_coordinator) leave alone."""
-    domain = free_domain(os.getpid())
-    with socket.socket() as reservation:
-        with contextlib.suppress(OSError):  # taken by a test that does not use it yet
-            reservation.bind(("", 32768 + domain))
-        yield domain
 
 
 def run(options: argparse.Namespace, folder: Path, domain: int) -> None:
@@ -119,8 +108,8 @@ def watch(
     while roles["clients"].poll() is None:
         time.sleep(0.5)
         for role, process in roles.items():
-            if process.poll() not in (None, 0):
-                return f"the process of the {role} ended with status {process.returncode}"
+            if why := _ended(role, process):
+                return why
         if options.fault_every and time.monotonic() > stop:
             stop = time.monotonic() + STOP_EVERY * options.fault_every
             roles["node"].send_signal(signal.SIGSTOP)
@@ -129,7 +118,13 @@ def watch(
         if time.monotonic() - begun > checkpoint:
             write(options, folder, begun, "still running")
             checkpoint += CHECKPOINT
-    return ""
+    return _ended("clients", roles["clients"])
+
+
+def _ended(role: str, process: subprocess.Popen) -> str:
+    """That a role ended in another way than it should; "": it did not."""
+    status = process.poll()
+    return f"the process of the {role} ended with status {status}" if status else ""
 
 
 def end(roles: dict[str, subprocess.Popen]) -> None:

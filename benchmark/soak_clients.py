@@ -111,15 +111,38 @@ class Clients:
         self._wanted = reference(options)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the first answer."""
+        """Wait for the first answer and the first goal's end.
+
+        While two programs discover each other a call can get lost (docs/node.md), which is the
+        middleware's doing: so the first ones are repeated, and are not counted.
+        """
         end = time.monotonic() + seconds
+        return self._repeat(self._first_answer, end) and self._repeat(self._first_goal, end)
+
+    def _repeat(self, work: Callable[[], bool], end: float) -> bool:
         while time.monotonic() < end and not self._stopped.is_set():
-            if self._service.wait_for_service(1.0):
-                future = self._service.call_async(AskScene.Request(question=QUESTION))
-                if finished(future, 10.0) and future.result().status == AskScene.Response.OK:
-                    return True
-                time.sleep(0.5)
+            if work():
+                return True
+            time.sleep(0.5)
         return False
+
+    def _first_answer(self) -> bool:
+        if not self._service.wait_for_service(1.0):
+            return False
+        future = self._service.call_async(AskScene.Request(question=QUESTION))
+        return finished(future, 10.0) and future.result().status == AskScene.Response.OK
+
+    def _first_goal(self) -> bool:
+        if not self._action.wait_for_server(1.0):
+            return False
+        goal = StreamAnswer.Goal(question=QUESTION, max_new_tokens=2, timeout=10.0)
+        sent = self._on_executor(lambda: self._action.send_goal_async(goal))
+        if not finished(sent, 5.0):
+            return False
+        handle = sent.result()
+        if not finished(self._on_executor(handle.cancel_goal_async), 5.0):
+            return False
+        return finished(self._on_executor(handle.get_result_async), 15.0)
 
     def run(self) -> list[threading.Thread]:
         work = (self._ask, self._stream, self._cancel, self._time_out, self._operate)
@@ -140,7 +163,7 @@ class Clients:
         while not self._stopped.is_set():
             work(number)
             number += 1
-            self._stopped.wait(0.02)
+            self._stopped.wait(self._options["pause"])
 
     def _ask(self, number: int) -> None:
         camera = list(CAMERAS)[number % 3]

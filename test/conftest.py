@@ -10,10 +10,11 @@ import contextlib
 import importlib.util
 import os
 import signal
-import socket
 from collections.abc import Iterator
 
 import pytest
+
+from svd_vlm_ros.cli import domain
 
 # Before anything imports torch: tiny models gain nothing from threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,33 +24,20 @@ if os.environ.get("ROS_DISTRO") == "humble":  # knows only the older switch
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
 os.environ.pop("ROS_STATIC_PEERS", None)
 
-DOMAINS = range(1, 101)  # those whose DDS ports lie below the ephemeral ones on Linux
 # A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# ROS's own tests (domain_coordinator) reserve a domain by binding this port plus its number.
-DOMAIN_PORTS = 32768
-
 
 @contextlib.contextmanager
 def reserved_domain() -> Iterator[int]:
-    """A ROS_DOMAIN_ID that no other test process of this machine uses meanwhile."""
-    # Each process starts elsewhere, which makes collisions rare; the port makes them harmless.
+    """A ROS_DOMAIN_ID that no other process of this machine uses meanwhile."""
+    # Each process and test starts elsewhere: what the last one has sent is not heard by the next.
     start = os.getpid() + reserved_domain.calls
     reserved_domain.calls += 1
-    for step in range(len(DOMAINS)):
-        domain = DOMAINS[(start + step) % len(DOMAINS)]
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reservation:
-            try:
-                reservation.bind(("", DOMAIN_PORTS + domain))
-            except OSError:
-                continue
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("ROS_DOMAIN_ID", str(domain))
-                yield domain
-            return
-    raise RuntimeError("every ROS domain from 1 to 100 is in use by tests on this machine")
+    with domain.reserved_domain(start) as number, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(number))
+        yield number
 
 
 reserved_domain.calls = 0
@@ -64,16 +52,16 @@ def _needs_ros() -> None:
 def ros_domain() -> Iterator[int]:
     """A ROS domain for this test alone, set in the environment; skips if there is no rclpy."""
     _needs_ros()
-    with reserved_domain() as domain:
-        yield domain
+    with reserved_domain() as number:
+        yield number
 
 
 @pytest.fixture(scope="module")
 def ros_domain_of_module() -> Iterator[int]:
     """As `ros_domain`, for all tests of a module that share a running node."""
     _needs_ros()
-    with reserved_domain() as domain:
-        yield domain
+    with reserved_domain() as number:
+        yield number
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -109,15 +109,14 @@ def image_for(engine: SceneEngine, size: str) -> np.ndarray:
 
     Args:
         engine: of the model.
-        size: width x height in pixels, such as "1280x720"; "": a square of the model's own size,
-            of which nothing is padded, or 640x480 if it takes images of any size.
+        size: width x height in pixels, such as "1280x720"; "": a typical image; of a model that
+            looks at squares it is one of its own size, of which nothing is padded.
 
     Raises:
         UserError: it is no size.
     """
     if not size:
-        side = engine.info.image_size
-        return make_image(side, side) if engine.info.grid else make_image(480, 640)
+        return make_image(*engine.info.typical_image)
     width, _, height = size.partition("x")
     if not (width.isdigit() and height.isdigit() and 1 <= int(width) * int(height) <= MAX_PIXELS):
         raise UserError(f"'{size}' is no size of an image: write width x height, as in 1280x720.")

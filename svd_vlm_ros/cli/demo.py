@@ -113,9 +113,9 @@ def demo(
     _require_ros()
     from svd_vlm_ros.cli import demo_client
 
-    private = domain.private_graph(domain.free_domain(start=os.getpid()))
     with (
-        domain.environment(private),
+        domain.reserved_domain(start=os.getpid()) as number,
+        domain.environment(domain.private_graph(number)),
         processes.running(_commands(seed, parameters)) as check_alive,
         demo_client.DemoClient(check_alive, keep_images=keep_image is not None) as client,
     ):

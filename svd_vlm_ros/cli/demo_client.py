@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NODE = "perception"
 KEPT_SCENES = 3000  # the newest: 10 minutes at 5 Hz
 KEPT_IMAGES = 100
+ASK_AGAIN = 10.0  # s without an answer
 
 Stamp = tuple[int, int]
 """Seconds and nanoseconds of a header."""
@@ -132,9 +133,16 @@ class DemoClient:
         return self._descriptions[0]
 
     def _call(self, client: Any, request: Any, end: float) -> Any:
-        future = client.call_async(request)
-        self._wait(future.done, end, f"{client.srv_name} did not answer")
-        return future.result()
+        """A service's answer. It is asked again if none comes for a while: a first call can get
+        lost while the two programs discover each other (docs/node.md).
+        """
+        futures: list[rclpy.Future] = []
+        while not any(future.done() for future in futures):
+            if time.monotonic() >= end:
+                raise UserError(f"The demo stopped: {client.srv_name} did not answer in time.")
+            futures.append(client.call_async(request))
+            self._wait(futures[-1].done, min(end, time.monotonic() + ASK_AGAIN))
+        return next(future.result() for future in futures if future.done())
 
     def _wait(self, done: Callable[[], bool] | None, end: float, else_say: str = "") -> None:
         """Let messages in until `done` or `end` (monotonic seconds); then raise, if there is a

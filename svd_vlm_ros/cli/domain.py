@@ -12,15 +12,27 @@ from svd_vlm_ros.errors import UserError
 
 DOMAINS = range(1, 102)  # their ports lie below those that Linux hands out to programs
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250  # of DDS: discovery by multicast
+# ROS's own tests (domain_coordinator) reserve a domain by binding this port plus its number.
+RESERVATIONS = 32768
 PARTICIPANTS = range(10, 16)  # offsets of the ports of a domain's first three participants
 
 
-def free_domain(start: int) -> int:
-    """A free ROS domain, looked for from `start` on. Raises `UserError` if all are taken."""
+@contextmanager
+def reserved_domain(start: int) -> Iterator[int]:
+    """A free ROS domain, looked for from `start` on and reserved while the `with` lasts.
+
+    Raises `UserError` if all are taken.
+    """
     for offset in range(len(DOMAINS)):
         domain = DOMAINS[(start + offset) % len(DOMAINS)]
-        if is_free(domain):
-            return domain
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reservation:
+            try:
+                reservation.bind(("", RESERVATIONS + domain))
+            except OSError:
+                continue  # of somebody whose nodes may not run yet
+            if is_free(domain):
+                yield domain
+                return
     raise UserError("Every ROS domain of this machine is in use: end some ROS nodes.")
 
 

@@ -394,10 +394,7 @@ class SceneEngine:
         """
         self._open()
         watch = self._watch()
-        side = self.info.image_size
-        square = self.info.grid is not None and self.info.grid[0] == self.info.grid[1]
-        grey = np.full((side if square else side * 3 // 4, side, 3), 128, np.uint8)
-        scene = self.see(grey)
+        scene = self.see(np.full((*self.info.typical_image, 3), 128, np.uint8))
         self.ask(scene, DESCRIBE, max_new_tokens=2)
         self.choose(scene, DESCRIBE, ["yes", "no"])
         return watch.total()

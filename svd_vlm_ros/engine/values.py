@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from svd_vlm_ros.models.images import TYPICAL
 from svd_vlm_ros.models.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -79,6 +80,15 @@ class EngineInfo:
     layers: int = 0  # of the language model
     runtime: str = "torch"
     options: ModelOptions = field(default_factory=ModelOptions)
+
+    @property
+    def typical_image(self) -> tuple[int, int]:
+        """Height and width in pixels of an image that has `visual_tokens_total` patches."""
+        if self.grid is None:
+            return TYPICAL
+        rows, columns = self.grid
+        longest = max(rows, columns)
+        return self.image_size * rows // longest, self.image_size * columns // longest
 
 
 @dataclass(frozen=True)

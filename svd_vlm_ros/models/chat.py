@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's own chat template, as the template of a `Prompt`."""
+"""A checkpoint's own chat template, as the template of a `Prompt`; ChatML for those without one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 _MARK = "svd-vlm answer"  # stands for an answer while a template is looked at
+
+
+def chatml(image: str) -> str:
+    """The turns of ChatML as a chat template; a system prompt only if there is one.
+
+    Args:
+        image: what it writes for an image.
+    """
+    return (
+        "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+        "{%- for part in message.content %}"
+        "{%- if part.type == 'image' %}{{ "
+        + repr(image)
+        + " }}{% else %}{{ part.text }}{% endif %}"
+        "{%- endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

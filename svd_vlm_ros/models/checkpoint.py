@@ -6,7 +6,8 @@ transformers holds the weights, in its own classes; bitsandbytes quantizes them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,110 @@ import torch
 from torch import nn
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.heap import give_back
+from svd_vlm_ros.heap import give_back, keep_libraries
+from svd_vlm_ros.models.files import find_folder, is_random, read_json
 from svd_vlm_ros.models.language.decoder import MAX_CONTEXT, DecoderParts
+from svd_vlm_ros.models.loading import end_tokens, failures_in_words, quietly, resolve_device
 from svd_vlm_ros.models.weights.precision import (
     LANGUAGE,
     QUANTIZED,
+    check_precision,
+    check_quantized,
     check_widths,
+    compute_dtype,
+    import_bitsandbytes,
     quantization_config,
     quantize_linears,
 )
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Components = Mapping[str, tuple[str, ...]]
 """See `LoadedModel.components`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What every family has of a loaded model; see `interface.LoadedModel`.
+
+    Attributes:
+        folder: that holds its files; scout's for random models.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    end_token_ids: frozenset[int]
+    precision: str
+    dtype: torch.dtype
+    device: torch.device
+    random_weights: bool
+
+
+def load_checkpoint(
+    name: str,
+    model_class: type[PreTrainedModel],
+    components: Components,
+    image_token: str,
+    *,
+    precision: str,
+    device: str,
+    check: Callable[[str, Mapping[str, Any]], None],
+    build: Callable[[PreTrainedTokenizerBase, torch.dtype, torch.device], Any],
+) -> Checkpoint:
+    """Load tokenizer and weights, and see that they belong together; see `models.load`.
+
+    Args:
+        name: see `registry.family_of`.
+        model_class: of the model.
+        components: of the family.
+        image_token: what stands for an image's tokens.
+        precision, device: see `models.load`.
+        check: raises `UserError` unless a config.json describes a model of the family.
+        build: makes a model with random weights in `precision`, whose tokenizer is scout's.
+
+    Raises:
+        UserError: see `models.load`.
+    """
+    from transformers import AutoTokenizer
+
+    check_precision(precision)
+    place = resolve_device(device)
+    dtype = compute_dtype(precision, place)
+    folder = find_folder(name)
+    if not is_random(name):
+        check(name, read_json(folder / "config.json"))
+    if precision in QUANTIZED:
+        import_bitsandbytes()
+    keep_libraries(model_class.__module__)
+    with quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with failures_in_words(name, precision, place):
+            if is_random(name):
+                model = build(tokenizer, dtype, place)
+            else:
+                how: dict[str, Any] = {"precision": precision, "dtype": dtype, "device": place}
+                model = read_weights(name, folder, model_class, components, **how)
+    model.eval().requires_grad_(False)
+    check_quantized(model, precision, components)
+    give_back()
+    found, wanted = tokenizer.convert_tokens_to_ids(image_token), model.config.image_token_id
+    if found != wanted:
+        raise UserError(
+            f"The tokenizer of {name} has {image_token} at {found}, its model expects it at "
+            f"{wanted}: the files do not belong together."
+        )
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        folder=folder,
+        end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
+        precision=precision,
+        dtype=dtype,
+        device=place,
+        random_weights=is_random(name),
+    )
 
 
 def read_weights(
@@ -148,5 +238,16 @@ def decoder_parts(language: Any, head: nn.Module, config: Any) -> DecoderParts:
         heads=heads,
         key_value_heads=config.num_key_value_heads or heads,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        context=min(config.max_position_embeddings, MAX_CONTEXT),
+        context=context_of(config),
     )
+
+
+def context_of(config: Any) -> int:
+    """The most tokens, visual ones included, that a language model is offered.
+
+    Its rotary embedding is held for so many positions: what is read must not be longer.
+
+    Args:
+        config: of the language model.
+    """
+    return min(int(config.max_position_embeddings), MAX_CONTEXT)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: fetch the model again.")
     return content
+
+
+def refuse_quantized(name: str, config: Mapping[str, object]) -> None:
+    """Raise `UserError` if a config.json says that the weights are quantized already."""
+    if "quantization_config" in config:
+        raise UserError(
+            f"The weights of {name} are quantized already: take the original ones, they are "
+            "quantized while they load."
+        )
 
 
 def _check_whole(name: str, folder: Path, remedy: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.planning.views import TYPICAL as TYPICAL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -262,7 +262,7 @@ class LoadedModel(Protocol):
         model: all its weights; for laying them out, counting and measuring them.
         tokenizer: of the same checkpoint.
         images: how images become pixel values.
-        context: the most tokens, visual ones included, that the language model was made for.
+        context: the most tokens, visual ones included, that the language model reads.
         end_token_ids: the ids that end an answer.
         precision: fp32, bf16, fp16, int8 or int4.
         dtype: of activations and of the weights that are not quantized.

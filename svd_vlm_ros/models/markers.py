@@ -49,7 +49,12 @@ class Layout:
         return Tokens.in_order(placed)
 
     def room(self, kept: int, original: bool) -> int:
-        """The most tokens, or position ids, that so many patches and the markers take up."""
+        """The most tokens, or position ids, that so many patches and their markers take up.
+
+        They are most if each patch is of another group, and these have the most markers.
+        """
         if original:
             return len(self.slots)
-        return kept + int((self.slots < 0).sum())
+        owners = self.groups[self.slots < 0]
+        of_groups = owners[owners >= 0].bincount().sort(descending=True).values[:kept]
+        return kept + int((owners < 0).sum() + of_groups.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from svd_vlm_ros.errors import UserError
@@ -151,13 +152,17 @@ class Prompt:
 
     def end(self, end_token_ids: frozenset[int]) -> int:
         """Of the ids that end an answer the one that the template writes behind it."""
-        text = self._template.ending()
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return next((token for token in ids if token in end_token_ids), min(end_token_ids))
+        return next((token for token in self._ending if token in end_token_ids), min(end_token_ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    @cached_property
+    def _ending(self) -> tuple[int, ...]:
+        """The token ids that the template writes behind every answer."""
+        text = self._template.ending()
+        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _split(self, question: str, answer: str = "") -> tuple[tuple[int, ...], tuple[int, ...]]:
         ids = tokenize(self._tokenizer, self._template.render(question, self._system, answer))

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.files import find_folder, is_random, read_json
+from svd_vlm_ros.models.files import find_folder, is_random, read_json, refuse_quantized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,11 +71,10 @@ class LoadedStock:
 
     @property
     def context(self) -> int:
-        """The most tokens, visual ones included, that the language model is offered."""
-        from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
+        """See `checkpoint.context_of`."""
+        from svd_vlm_ros.models.checkpoint import context_of
 
-        made_for: int = self.model.config.get_text_config().max_position_embeddings
-        return min(made_for, MAX_CONTEXT)
+        return context_of(self.model.config.get_text_config())
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """By the checkpoint's chat template."""
@@ -218,11 +217,7 @@ class StockFamily(ABC):
                 f"The model {name} is '{self.model_type}' with the language model '{kind}': this "
                 f"package runs it with {' or '.join(self.text_types)}."
             )
-        if "quantization_config" in config:
-            raise UserError(
-                f"The weights of {name} are quantized already: take the original ones, they are "
-                "quantized while they load."
-            )
+        refuse_quantized(name, config)
 
     def relevance(self, name: str) -> str:
         """By the language model's words."""
@@ -248,76 +243,49 @@ class StockFamily(ABC):
         self, name: str, *, precision: str, device: str, seed: int, options: ModelOptions
     ) -> LoadedStock:
         """Load a model that is on this machine; see `models.load`."""
-        from transformers import AutoTokenizer
-
-        from svd_vlm_ros.heap import give_back, keep_libraries
         from svd_vlm_ros.models.chat import ChatTemplate, find_chat_template
-        from svd_vlm_ros.models.checkpoint import random_weights, read_weights
-        from svd_vlm_ros.models.loading import (
-            end_tokens,
-            failures_in_words,
-            quietly,
-            refuse_pixels,
-            resolve_device,
-        )
-        from svd_vlm_ros.models.weights.precision import (
-            QUANTIZED,
-            check_precision,
-            check_quantized,
-            compute_dtype,
-            import_bitsandbytes,
-        )
+        from svd_vlm_ros.models.checkpoint import load_checkpoint, random_weights
+        from svd_vlm_ros.models.loading import refuse_pixels
 
         if not self.dynamic:
             refuse_pixels(name, options)
-        check_precision(precision)
-        place = resolve_device(device)
-        dtype = compute_dtype(precision, place)
-        folder = find_folder(name)
-        if not is_random(name):
-            self.check(name, read_json(folder / "config.json"))
-        if precision in QUANTIZED:
-            import_bitsandbytes()
         model_class = self.model_class()
-        keep_libraries(model_class.__module__)
-        how: dict[str, Any] = {"precision": precision, "dtype": dtype, "device": place}
-        with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            with failures_in_words(name, precision, place):
-                if is_random(name):
-                    config = self._fitted(self.random_config(name), tokenizer)
-                    model = random_weights(model_class, config, self.components, seed=seed, **how)
-                    self.fill(model, seed)
-                else:
-                    model = read_weights(name, folder, model_class, self.components, **how)
-        model.eval().requires_grad_(False)
-        check_quantized(model, precision, self.components)
-        give_back()
-        found = tokenizer.convert_tokens_to_ids(self.image_token)
-        if found != model.config.image_token_id:
-            raise UserError(
-                f"The tokenizer of {name} has {self.image_token} at {found}, its model expects it "
-                f"at {model.config.image_token_id}: the files do not belong together."
-            )
-        source = None if is_random(name) else find_chat_template(folder, tokenizer)
+
+        def build(
+            tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, place: torch.device
+        ) -> Any:
+            config = self._fitted(self.random_config(name), tokenizer)
+            how: dict[str, Any] = {"precision": precision, "dtype": dtype, "device": place}
+            model = random_weights(model_class, config, self.components, seed=seed, **how)
+            self.fill(model, seed)
+            return model
+
+        read = load_checkpoint(
+            *(name, model_class, self.components, self.image_token),
+            precision=precision,
+            device=device,
+            check=self.check,
+            build=build,
+        )
+        tokenizer, folder = read.tokenizer, None if read.random_weights else read.folder
+        source = None if folder is None else find_chat_template(folder, tokenizer)
         template = ChatTemplate(
             *(tokenizer, source or self.chat_template, self.image_token, self.around, self.written)
         )
-        original = options.position_policy == "original" or (
-            options.position_policy == "auto" and self.original_positions
-        )
+        policy = options.position_policy
+        original = self.original_positions if policy == "auto" else policy == "original"
         return LoadedStock(
             family=self,
-            model=model,
+            model=read.model,
             tokenizer=tokenizer,
-            images=self.image_processor(None if is_random(name) else folder, model.config, options),
+            images=self.image_processor(folder, read.model.config, options),
             template=template,
             original_positions=original,
-            end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
+            end_token_ids=read.end_token_ids,
             precision=precision,
-            dtype=dtype,
-            device=place,
-            random_weights=is_random(name),
+            dtype=read.dtype,
+            device=read.device,
+            random_weights=read.random_weights,
         )
 
     def _fitted(self, config: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -17,7 +17,7 @@ from svd_vlm_ros.errors import UserError
 Size = tuple[int, int]
 """Height and width of an image in pixels."""
 
-TYPICAL: Size = (480, 640)
+TYPICAL: Size = (480, 640)  # of the image that is counted if none is at hand
 LONGEST = 200  # times as long as wide: what Qwen's processors take
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -66,11 +67,15 @@ def test_a_budget_becomes_the_nodes_parameter() -> None:
 
 
 def test_a_domain_in_use_is_passed_over() -> None:
-    first = domain.free_domain(start=40)
+    with domain.reserved_domain(start=40) as first:
+        start = domain.DOMAINS.index(first)
+        with domain.reserved_domain(start) as second:  # nobody is in the first one as yet
+            assert second != first
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("", 7400 + 250 * first))
         assert not domain.is_free(first)
-        assert domain.free_domain(start=domain.DOMAINS.index(first)) != first
+        with domain.reserved_domain(start) as second:
+            assert second != first
     assert domain.is_free(first)
 
 
@@ -128,6 +133,53 @@ def test_an_answer_is_judged_by_the_image_that_was_used() -> None:
 def test_a_node_that_does_not_answer_ends_the_demo() -> None:
     with pytest.raises(UserError, match=r"did not answer 'is the path clear\?': the model is asle"):
         list(_ask(Graph(later=0.0, status=8), 8))
+
+
+@needs_ros
+def test_a_call_that_got_lost_is_made_again(
+    ros_domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rclpy
+    from lifecycle_msgs.srv import GetState
+    from rclpy.callback_groups import ReentrantCallbackGroup
+    from rclpy.executors import SingleThreadedExecutor
+
+    from svd_vlm_ros.cli import demo_client
+
+    monkeypatch.setattr(demo_client, "ASK_AGAIN", 0.5)
+    calls: list[object] = []
+    with demo_client.DemoClient(lambda: None) as client:
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=ros_domain)
+        node = rclpy.create_node("deaf_at_first", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+
+        async def answer(request, response):
+            calls.append(request)
+            if len(calls) == 1:
+                await rclpy.Future(executor=executor)  # never done: this reply goes nowhere
+            response.current_state.label = "heard"
+            return response
+
+        node.create_service(GetState, "deaf", answer, callback_group=ReentrantCallbackGroup())
+        over = threading.Event()
+
+        def spin() -> None:
+            while not over.is_set():
+                executor.spin_once(timeout_sec=0.1)
+
+        spinning = threading.Thread(target=spin)
+        spinning.start()
+        deaf = client._node.create_client(GetState, "deaf")
+        assert deaf.wait_for_service(10.0)
+        state = client._call(deaf, GetState.Request(), time.monotonic() + 30.0).current_state
+        assert state.label == "heard"
+        assert len(calls) == 2
+        over.set()
+        spinning.join()
+        executor.shutdown()
+        rclpy.shutdown(context=context)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -273,9 +272,10 @@ def test_the_table_and_the_exit_status(
 # The real thing
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("rclpy"), reason="needs rclpy")
-def test_a_camera_on_the_graph_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = domain.private_graph(domain.free_domain(start=1))
+def test_a_camera_on_the_graph_is_seen(
+    ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = domain.private_graph(ros_domain)
     for name, value in graph.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)

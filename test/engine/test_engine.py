@@ -421,6 +421,12 @@ def test_times_are_given(engine, scene):
     assert engine.warm_up() > 0
 
 
+def test_a_typical_image_is_the_square_that_the_tower_sees(engine):
+    size = engine.info.image_size
+    assert engine.info.typical_image == (size, size)
+    assert engine.see(np.zeros((size, size, 3), np.uint8)).framing.valid() is None  # no padding
+
+
 def test_a_closed_engine_frees_its_weights_and_says_so(small_checkpoint):
     import gc
     import weakref

@@ -6,9 +6,10 @@ import pytest
 import torch
 from family_reference import TINY, images, references
 
+from svd_vlm_ros.bench.answers import image_for
 from svd_vlm_ros.engine import SceneEngine
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
+from svd_vlm_ros.selection import Budget, LayerSelector, VisualFeatures, make_selector
 from svd_vlm_ros.selection.relevance import TextRelevance
 from svd_vlm_ros.selection.tiles import select_patches
 
@@ -158,13 +159,36 @@ def test_every_selector_works_or_is_refused_with_those_that_do(model):
     for selector in engine.info.selectors:
         relevant = isinstance(make_selector(selector), TextRelevance)
         options = {"relevance": "words"} if relevant else {}
-        engine.use_selector(selector, visual_tokens=32, **options)
+        engine.use_selector(selector, visual_tokens=20, **options)
         scene = engine.see(IMAGES["wide"])
-        assert engine.ask(scene, QUESTIONS[0], max_new_tokens=2).answer_tokens >= 0
+        answer = engine.ask(scene, QUESTIONS[0], max_new_tokens=2)
+        layers = len(answer.layer_tokens)
+        if isinstance(make_selector(selector), LayerSelector):  # the budget is what layers average
+            assert answer.layer_tokens[0] == scene.tokens_total
+            assert 19 < sum(answer.layer_tokens) / layers <= 20
+        else:
+            read = scene.tokens_total if selector == "none" else 20
+            assert answer.layer_tokens == (read,) * layers
     refused = {"tome", "fastv"} - set(engine.info.selectors)
     for selector in refused:
         with pytest.raises(UserError, match=r"encoder|inside .* take one of svd"):
             engine.use_selector(selector)
+
+
+def test_a_typical_image_has_the_tokens_that_are_told(model, monkeypatch):
+    engine, _ = model
+    height, width = engine.info.typical_image
+    assert (height, width) == (
+        (480, 640) if engine.info.grid is None else (engine.info.image_size,) * 2
+    )
+    shown = []
+    see = engine.see
+    monkeypatch.setattr(engine, "see", lambda image: shown.append(see(image)) or shown[-1])
+    engine.warm_up()
+    (scene,) = shown
+    assert scene.image_shape == (height, width, 3)
+    assert scene.tokens_total == engine.info.visual_tokens_total
+    assert image_for(engine, "").shape == scene.image_shape
 
 
 def test_special_tokens_in_a_question_are_text(model):

@@ -2,6 +2,7 @@
 """What is SmolVLM's and Idefics3's own: tiles of any image, their names, and how many there are."""
 
 import json
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -167,11 +168,23 @@ def test_a_tile_of_which_nothing_is_kept_leaves_no_name(tokenizer):
     text = tokenizer.decode(placed.rows[:, 0].long().tolist())
     first, fourth = f"{BORDER}<row_1_col_1><image>", f"{BORDER}<row_2_col_2><image><image>"
     assert text == f"{first}\n{fourth}\n\n{BORDER}"
-    assert layout.room(3, original=False) >= len(placed)
     original = layout.place(rows, kept, embeddings, original=True)
     assert torch.equal(original.rows, placed.rows)
     assert original.span == len(layout.slots) == layout.room(3, original=True)
     assert original.offsets[-1] == original.span - 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 14, 15])
+def test_room_is_what_the_longest_of_all_choices_takes(tokenizer, count):
+    image, border = tokenizer.convert_tokens_to_ids(["<image>", BORDER])
+    ids = tokenizer(marked_text(2, 2, "<image>"), add_special_tokens=False).input_ids
+    layout, markers = lay_out(ids, image, border, 3)
+    rows, embeddings = torch.zeros(count, 1), markers[:, None].float()
+    longest = max(
+        len(layout.place(rows, torch.tensor(kept), embeddings, original=False))
+        for kept in combinations(range(15), count)
+    )
+    assert layout.room(count, original=False) == longest
 
 
 def test_a_tokenizer_without_borders_is_refused():

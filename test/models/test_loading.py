@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from svd_vlm_ros.cpu import computes_bfloat16
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models import files
+from svd_vlm_ros.models.language.decoder import MAX_CONTEXT
 from svd_vlm_ros.models.llava.loading import COMPONENTS, load_llava
 from svd_vlm_ros.models.llava.random import random_config
 from svd_vlm_ros.models.loading import resolve_device
@@ -289,6 +290,17 @@ def test_other_architectures_are_refused(copy, changes, sentence):
     edit(copy, "config.json", **changes)
     with pytest.raises(UserError, match=sentence):
         load_llava(str(copy))
+
+
+def test_a_context_is_no_longer_than_the_positions_that_are_held(copy):
+    """Else a prompt that is let through would ask for a position that the decoder does not have."""
+    text = json.loads((copy / "config.json").read_text())["text_config"]
+    edit(copy, "config.json", text_config={**text, "max_position_embeddings": 2 * MAX_CONTEXT})
+    loaded = load_llava(str(copy), precision="fp32", device="cpu")
+    assert loaded.context == len(loaded.language_model().decoder.cosines) == MAX_CONTEXT
+    edit(copy, "config.json", text_config={**text, "max_position_embeddings": 1000})
+    loaded = load_llava(str(copy), precision="fp32", device="cpu")
+    assert loaded.context == len(loaded.language_model().decoder.cosines) == 1000
 
 
 def test_a_broken_config_is_named(copy):

@@ -83,6 +83,22 @@ def test_an_answer_continues_the_prompt(tokenizer, prompt):
         )
 
 
+def test_what_stands_behind_an_answer_is_rendered_once(tokenizer):
+    rendered = []
+
+    class Ending(Template):
+        def ending(self):
+            rendered.append(self)
+            return f"\n{tokenizer.eos_token} \n"
+
+    prompt = Prompt(tokenizer, Ending(TEMPLATE.image_token, TEMPLATE.user))
+    end, others = tokenizer.eos_token_id, frozenset({tokenizer.eos_token_id + 1})
+    for _ in range(3):
+        assert prompt.end(others | {end, 0}) == end
+        assert prompt.end(others) == min(others)  # the template writes none of them
+    assert len(rendered) == 1
+
+
 def test_what_is_read_can_be_written(prompt):
     ids = prompt.answer("how?", "a red car on the left.")
     assert prompt.decode(ids) == "a red car on the left."

@@ -7,7 +7,7 @@ That it runs on the node is in test/node/test_second_family.py.
 import numpy as np
 import pytest
 import torch
-from toy_family import COLUMNS, ROWS, ToyFamily, make_toy
+from toy_family import COLUMNS, PATCH, ROWS, ToyFamily, make_toy
 
 from svd_vlm_ros import models
 from svd_vlm_ros.engine import SceneEngine
@@ -125,6 +125,11 @@ def test_what_the_family_can_not_do_is_said(engine, folder):
         engine.use_selector("trim")
     with pytest.raises(UserError, match="knows no aspect 'crop'"):
         SceneEngine.load(str(folder), precision="fp32", device="cpu", aspect="crop")
+
+
+def test_a_typical_image_has_the_shape_of_the_grid(engine):
+    assert engine.info.typical_image == (ROWS * PATCH, COLUMNS * PATCH)
+    assert engine.warm_up() > 0
 
 
 def test_its_special_tokens_are_only_text(engine):

@@ -43,6 +43,32 @@ def test_every_room_of_the_package_is_in_the_table():
     assert there == set(table())
 
 
+def test_the_smallest_family_is_shown_as_it_is():
+    """The list of its files in docs/architecture.md, and that it is the smallest one."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = {name: int(lines) for name, lines in re.findall(r"^(\S+) +\| +(\d+) \+", text, re.M)}
+    for name, lines in shown.items():
+        content = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        naming = sum("idefics3" in line for line in content)
+        assert lines == (len(content) if "idefics3" in name else naming), name
+    models = PACKAGE / "models"
+    rooms = {
+        room.parent.name: sum(
+            len(file.read_text("utf-8").splitlines()) for file in room.parent.glob("*.py")
+        )
+        for room in models.glob("*/__init__.py")
+        if "FAMILY = " in room.read_text(encoding="utf-8")
+    }
+    assert len(rooms) > 5
+    assert min(rooms, key=rooms.__getitem__) == "idefics3"
+    folder = "svd_vlm_ros/models/idefics3/"
+    assert rooms["idefics3"] == sum(n for name, n in shown.items() if name.startswith(folder)) < 200
+    told = re.findall(
+        r"(?:LLaVA-OneVision|Qwen2\.5-VL|Gemma 3)\D*(\d+) lines", text.split("So do ")[1]
+    )
+    assert told == [str(rooms[name]) for name in ("llava_onevision", "qwen2_5_vl", "gemma3")]
+
+
 def test_contracts_hold(capsys):
     """As `make lint` does, so that whoever runs the tests alone sees it too."""
     use_cases = pytest.importorskip("importlinter.cli", reason="needs import-linter")

@@ -151,6 +151,10 @@ def test_cosmos_reason2_on_an_orin_nano_is_near_to_what_was_measured():
     # Without Super it is the same memory at two thirds of the bandwidth.
     slower = make_plan(dataclasses.replace(told, device="orin-nano-8"))
     assert slower.token == pytest.approx(1.5 * plan.token, rel=0.01)
+    # A user who does not know of power modes still gets a plan that is good for a decision.
+    plain = make_plan(Deployment("orin-nano-8", "int4", 64, model="Qwen/Qwen3-VL-2B-Instruct"))
+    assert 1 / plain.token == pytest.approx(60, rel=0.35)
+    assert plain.needed_bytes == pytest.approx(4.3e9, rel=0.35)
     assert slower.needed_bytes == plan.needed_bytes
     assert slower.measured == plan.measured
     assert (

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
+from svd_vlm_ros.models.tiny import TINY_TEXT
 
 if TYPE_CHECKING:
     import torch
@@ -116,19 +117,12 @@ class Gemma3Family(StockFamily):
                 "vision_use_head": False,
             },
             text_config={
-                "vocab_size": 256,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
+                **TINY_TEXT,
                 "head_dim": 16,
                 "query_pre_attn_scalar": 16,
                 "sliding_window": 24,  # less than an image, so that it cuts through it
                 "sliding_window_pattern": 2,
-                "max_position_embeddings": 4096,
                 "rope_parameters": _rope({"rope_type": "linear", "factor": 8.0}),
-                "initializer_range": 0.2,
             },
         )
 

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
+from svd_vlm_ros.models.tiny import TINY_TEXT
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -32,15 +34,6 @@ if TYPE_CHECKING:
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions, VisionEncoder
     from svd_vlm_ros.models.internvl.images import InternVLImages
 
-# The turns of ChatML, an image in a line of its own; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<IMG_CONTEXT>\\n' }}"
-    "{%- else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{{- '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 # InternVL3's rotary embedding stretches behind the context that it was made for, and only there.
 ROPE = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1_000_000.0}
@@ -78,7 +71,7 @@ class InternVLFamily(StockFamily):
     image_token = "<IMG_CONTEXT>"
     special_tokens = ("<IMG_CONTEXT>", "<img>", "</img>", "<|im_start|>", "<|im_end|>")
     around = ("<img>", "</img>")
-    chat_template = CHAT_TEMPLATE
+    chat_template = chatml("<IMG_CONTEXT>\n")
     dynamic = True
 
     def model_class(self) -> type[PreTrainedModel]:
@@ -108,18 +101,7 @@ class InternVLFamily(StockFamily):
                 "layer_scale_init_value": 1.0,
                 "initializer_range": 0.2,
             },
-            text_config=Qwen2Config(
-                vocab_size=256,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=4096,
-                rope_parameters=ROPE,
-                initializer_range=0.2,
-                tie_word_embeddings=False,
-            ),
+            text_config=Qwen2Config(**TINY_TEXT, rope_parameters=ROPE, tie_word_embeddings=False),
             tie_word_embeddings=False,
         )
 

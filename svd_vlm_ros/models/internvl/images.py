@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, ProcessedImage, TiledFraming
+from svd_vlm_ros.models.images import TYPICAL, Framing, ProcessedImage, TiledFraming
 from svd_vlm_ros.models.interface import ModelOptions
 
 if TYPE_CHECKING:
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-TYPICAL = 480, 640  # height and width of the image that is counted if none is at hand
 # No context has room for more of 256 tokens; the processor looks at all rectangles up to them.
 MOST_TILES = 128
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.files import refuse_quantized
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
@@ -46,8 +47,4 @@ def check_architecture(name: str, config: Mapping[str, Any]) -> None:
         raise UserError(f"The model {name} mixes several vision layers, which is not supported.")
     if config.get("vision_feature_select_strategy", "default") != "default":
         raise UserError(f"The model {name} also shows its CLS token, which is not supported.")
-    if "quantization_config" in config:
-        raise UserError(
-            f"The weights of {name} are quantized already: take the original ones, they are "
-            "quantized while they load."
-        )
+    refuse_quantized(name, config)

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.heap import give_back, keep_libraries
-from svd_vlm_ros.models.checkpoint import decoder_parts, read_weights
+from svd_vlm_ros.models.checkpoint import context_of, decoder_parts, load_checkpoint
 from svd_vlm_ros.models.files import find_folder, is_random, read_json
 from svd_vlm_ros.models.interface import Compare, ModelOptions
 from svd_vlm_ros.models.language.model import CachedLanguageModel
@@ -26,22 +24,9 @@ from svd_vlm_ros.models.llava.preprocess import ImageSettings
 from svd_vlm_ros.models.llava.prompt import IMAGE_TOKEN, TEMPLATE
 from svd_vlm_ros.models.llava.random import build_random, random_config
 from svd_vlm_ros.models.llava.vision import VisionTower
-from svd_vlm_ros.models.loading import (
-    end_tokens,
-    failures_in_words,
-    quietly,
-    refuse_pixels,
-    resolve_device,
-)
+from svd_vlm_ros.models.loading import refuse_pixels
 from svd_vlm_ros.models.projector import Projector
 from svd_vlm_ros.models.prompt import Prompt
-from svd_vlm_ros.models.weights.precision import (
-    QUANTIZED,
-    check_precision,
-    check_quantized,
-    compute_dtype,
-    import_bitsandbytes,
-)
 from svd_vlm_ros.planning.configurations import sizes_from_config
 from svd_vlm_ros.planning.shapes import ModelSizes
 from svd_vlm_ros.selection.relevance import TextRelevance
@@ -95,8 +80,8 @@ class LoadedLlava:
 
     @property
     def context(self) -> int:
-        """The most tokens, visual ones included, that the language model was made for."""
-        return text_config(self.model.config).max_position_embeddings
+        """See `checkpoint.context_of`."""
+        return context_of(text_config(self.model.config))
 
     def prompt(self, system_prompt: str | None) -> Prompt:
         """LLaVA-1.5's prompt; see `TEMPLATE`."""
@@ -154,53 +139,36 @@ def load_llava(
         UserError: the model is not on this machine, is incomplete or of another architecture; the
             precision or the device is not to be had; the weights do not fit into memory.
     """
-    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+    from transformers import LlavaForConditionalGeneration
 
     options = options or ModelOptions()
     refuse_pixels(name, options)
-    check_precision(precision)
-    place = resolve_device(device)
-    dtype = compute_dtype(precision, place)
-    folder = find_folder(name)
-    if not is_random(name):
-        check_architecture(name, read_json(folder / "config.json"))
-    if precision in QUANTIZED:
-        import_bitsandbytes()
-    keep_libraries("transformers.models.llava.modeling_llava")
-    with quietly():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        with failures_in_words(name, precision, place):
-            if is_random(name):
-                config = fitted_config(name, tokenizer)
-                model = build_random(config, precision, dtype, place, seed)
-            else:
-                model = read_weights(
-                    *(name, folder, LlavaForConditionalGeneration, COMPONENTS),
-                    precision=precision,
-                    dtype=dtype,
-                    device=place,
-                )
-    model.eval().requires_grad_(False)
-    check_quantized(model, precision, COMPONENTS)
-    give_back()
-    config = model.config
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    if image_token_id != config.image_token_index:
-        raise UserError(
-            f"The tokenizer of {name} has {IMAGE_TOKEN} at {image_token_id}, its model expects it "
-            f"at {config.image_token_index}: the files do not belong together."
-        )
-    return LoadedLlava(
-        model=model,
-        tokenizer=tokenizer,
-        images=ImageSettings.from_folder(folder, vision_config(config)),
-        image_token_id=image_token_id,
-        end_token_ids=end_tokens(model.generation_config.eos_token_id, tokenizer),
+
+    def build(
+        tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, place: torch.device
+    ) -> LlavaForConditionalGeneration:
+        config = fitted_config(name, tokenizer)
+        return build_random(config, precision, dtype, place, seed)
+
+    read = load_checkpoint(
+        *(name, LlavaForConditionalGeneration, COMPONENTS, IMAGE_TOKEN),
         precision=precision,
-        dtype=dtype,
-        device=place,
-        random_weights=is_random(name),
-        folder=folder,
+        device=device,
+        check=check_architecture,
+        build=build,
+    )
+    config = read.model.config
+    return LoadedLlava(
+        model=read.model,
+        tokenizer=read.tokenizer,
+        images=ImageSettings.from_folder(read.folder, vision_config(config)),
+        image_token_id=config.image_token_index,
+        end_token_ids=read.end_token_ids,
+        precision=precision,
+        dtype=read.dtype,
+        device=read.device,
+        random_weights=read.random_weights,
+        folder=read.folder,
         original_positions=options.position_policy == "original",
     )
 

@@ -19,6 +19,7 @@ from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back
 from svd_vlm_ros.models.llava.architecture import text_config
 from svd_vlm_ros.models.weights.precision import QUANTIZED, quantize_linears
+from svd_vlm_ros.planning.config_defaults import CLIP_LARGE_336
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -47,15 +48,7 @@ def random_config(name: str) -> LlavaConfig:
 
     shortened = _SHORTENED.fullmatch(name)
     if shortened:
-        vision = CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        )
+        vision = CLIPVisionConfig(**CLIP_LARGE_336, num_attention_heads=16, projection_dim=768)
         text = LlamaConfig(
             vocab_size=32064,
             hidden_size=4096,

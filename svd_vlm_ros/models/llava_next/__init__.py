@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LLaVA-NeXT (LLaVA 1.6): CLIP over a thumbnail and up to four tiles, Vicuna or Mistral.
 
-`anyres` says which tiles an image is cut into and where their patches lie; `images`, `vision` and
-`sizes` rest on it, and `family` puts them together. LLaVA-OneVision is made of the same.
+`anyres` says which tiles an image is cut into and where their patches lie; `images` and
+`vision` rest on it, and `family` puts them together. LLaVA-OneVision is made of the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.llava_next.family import AnyresFamily
+from svd_vlm_ros.models.tiny import TINY_TEXT
+from svd_vlm_ros.planning.config_defaults import CLIP_LARGE_336
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -77,13 +79,7 @@ class LlavaNextFamily(AnyresFamily):
         if name == "random:llava-next-7b":
             return LlavaNextConfig(
                 vision_config=CLIPVisionConfig(
-                    hidden_size=1024,
-                    intermediate_size=4096,
-                    num_hidden_layers=24,
-                    num_attention_heads=16,
-                    image_size=336,
-                    patch_size=14,
-                    projection_dim=768,
+                    **CLIP_LARGE_336, num_attention_heads=16, projection_dim=768
                 ),
                 text_config=MistralConfig(
                     vocab_size=32064,
@@ -103,16 +99,7 @@ class LlavaNextFamily(AnyresFamily):
                 patch_size=7,
                 projection_dim=32,
             ),
-            text_config=LlamaConfig(
-                vocab_size=256,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=4096,
-                initializer_range=0.2,
-            ),
+            text_config=LlamaConfig(**TINY_TEXT),
             image_grid_pinpoints=[[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]],
         )
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import ProcessedImage
+from svd_vlm_ros.models.images import TYPICAL, ProcessedImage
 from svd_vlm_ros.models.llava_next.anyres import Anyres, frame
-
-TYPICAL = 480, 640  # height and width of the image that is counted if none is at hand
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,19 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.llava_next.family import AnyresFamily
+from svd_vlm_ros.models.tiny import TINY_TEXT
+from svd_vlm_ros.planning.config_defaults import SIGLIP_384
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-# The turns of ChatML; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<image>\\n' }}{% else %}{{ part.text }}{% endif %}"
-    "{%- endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 class LlavaOnevisionFamily(AnyresFamily):
@@ -36,7 +30,7 @@ class LlavaOnevisionFamily(AnyresFamily):
     text_types = ("qwen2",)
     random_models = ("random:tiny-llava_onevision", "random:llava-onevision-0.5b")
     special_tokens = ("<image>", "<|im_start|>", "<|im_end|>")
-    chat_template = CHAT_TEMPLATE
+    chat_template = chatml("<image>\n")
     vision_type = "siglip_vision_model"
     class_tokens = 0
     strategy = "full"
@@ -63,15 +57,7 @@ class LlavaOnevisionFamily(AnyresFamily):
 
         if name == "random:llava-onevision-0.5b":
             return LlavaOnevisionConfig(
-                vision_config=SiglipVisionConfig(
-                    hidden_size=1152,
-                    intermediate_size=4304,
-                    num_hidden_layers=26,
-                    num_attention_heads=16,
-                    image_size=384,
-                    patch_size=14,
-                    vision_use_head=False,
-                ),
+                vision_config=SiglipVisionConfig(**SIGLIP_384, num_attention_heads=16),
                 text_config=Qwen2Config(
                     vocab_size=152000,
                     hidden_size=896,
@@ -97,16 +83,7 @@ class LlavaOnevisionFamily(AnyresFamily):
                 patch_size=10,
                 vision_use_head=False,
             ),
-            text_config=Qwen2Config(
-                vocab_size=256,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=4096,
-                initializer_range=0.2,
-            ),
+            text_config=Qwen2Config(**TINY_TEXT),
             image_grid_pinpoints=[[down, across] for down in sides for across in sides],
         )
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.qwen3_vl.family import CHAT_TEMPLATE, QwenFamily
+from svd_vlm_ros.models.qwen3_vl.family import QwenFamily, mrope
+from svd_vlm_ros.models.tiny import TINY_TEXT
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -32,7 +33,7 @@ class Qwen25VLFamily(QwenFamily):
     model_type = "qwen2_5_vl"
     text_types = ("qwen2_5_vl_text", "qwen2_5_vl")  # the second as older files have it
     random_models = ("random:tiny-qwen2_5_vl", "random:qwen2.5-vl-3b")
-    chat_template = SYSTEM + CHAT_TEMPLATE
+    chat_template = SYSTEM + QwenFamily.chat_template
     image_settings: ClassVar[Mapping[str, Any]] = {
         "patch_size": 14,
         "size": {"shortest_edge": 3_136, "longest_edge": 12_845_056},
@@ -77,7 +78,7 @@ class Qwen25VLFamily(QwenFamily):
                     "num_key_value_heads": 2,
                     "max_position_embeddings": 128000,
                     "rms_norm_eps": 1e-6,
-                    "rope_parameters": _rope(1_000_000, [16, 24, 24]),
+                    "rope_parameters": mrope(1_000_000, [16, 24, 24]),
                 },
                 tie_word_embeddings=True,
             )
@@ -92,17 +93,10 @@ class Qwen25VLFamily(QwenFamily):
                 "initializer_range": 0.2,
             },
             text_config={
-                "vocab_size": 256,
+                **TINY_TEXT,
                 "bos_token_id": None,  # as scout's tokenizer has them, later
                 "eos_token_id": None,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 4096,
-                "rope_parameters": _rope(10_000, [2, 3, 3]),
-                "initializer_range": 0.2,
+                "rope_parameters": mrope(10_000, [2, 3, 3]),
             },
         )
 
@@ -111,10 +105,6 @@ class Qwen25VLFamily(QwenFamily):
         from svd_vlm_ros.models.qwen2_5_vl.vision import WindowedEncoder
 
         return WindowedEncoder(model.model.visual)
-
-
-def _rope(theta: int, sections: list[int]) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}
 
 
 FAMILY = Qwen25VLFamily()

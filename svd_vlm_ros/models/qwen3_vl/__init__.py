@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from svd_vlm_ros.models.qwen3_vl.family import QwenFamily
+from svd_vlm_ros.models.qwen3_vl.family import QwenFamily, mrope
+from svd_vlm_ros.models.tiny import TINY_TEXT
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -60,7 +61,7 @@ class Qwen3VLFamily(QwenFamily):
                     "num_key_value_heads": 8,
                     "head_dim": 128,
                     "max_position_embeddings": 262144,
-                    "rope_parameters": _rope(5_000_000, [24, 20, 20]),
+                    "rope_parameters": mrope(5_000_000, [24, 20, 20], mrope_interleaved=True),
                     "tie_word_embeddings": True,
                 },
                 tie_word_embeddings=True,
@@ -77,16 +78,9 @@ class Qwen3VLFamily(QwenFamily):
                 "initializer_range": 0.2,
             },
             text_config={
-                "vocab_size": 256,
-                "hidden_size": 64,
-                "intermediate_size": 128,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
+                **TINY_TEXT,
                 "head_dim": 16,
-                "max_position_embeddings": 4096,
-                "rope_parameters": _rope(10_000, [4, 2, 2]),
-                "initializer_range": 0.2,
+                "rope_parameters": mrope(10_000, [4, 2, 2], mrope_interleaved=True),
             },
         )
 
@@ -95,15 +89,6 @@ class Qwen3VLFamily(QwenFamily):
         from svd_vlm_ros.models.qwen3_vl.vision import QwenEncoder
 
         return QwenEncoder(model.model.visual)
-
-
-def _rope(theta: int, sections: list[int]) -> dict[str, Any]:
-    return {
-        "rope_type": "default",
-        "rope_theta": theta,
-        "mrope_section": sections,
-        "mrope_interleaved": True,
-    }
 
 
 FAMILY = Qwen3VLFamily()

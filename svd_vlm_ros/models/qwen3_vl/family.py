@@ -12,22 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from svd_vlm_ros.models.chat import chatml
 from svd_vlm_ros.models.stock import LoadedStock, StockFamily
 
 if TYPE_CHECKING:
     import torch
 
     from svd_vlm_ros.models.interface import Connector, ImageProcessor, ModelOptions
-
-# The turns of ChatML, with the image between its two markers; a system prompt only if there is one.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{{- '<|im_end|>\\n' }}{% endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 class QwenFamily(StockFamily):
@@ -51,7 +42,7 @@ class QwenFamily(StockFamily):
         "<|im_start|>",
         "<|im_end|>",
     )
-    chat_template = CHAT_TEMPLATE
+    chat_template = chatml("<|vision_start|><|image_pad|><|vision_end|>")
     original_positions = True
     dynamic = True
     image_settings: ClassVar[Mapping[str, Any]]
@@ -78,3 +69,14 @@ class QwenFamily(StockFamily):
     def stock_extra(self, ids: torch.Tensor, config: Any) -> dict[str, Any]:
         """Where the image stands, from which `generate` finds the positions."""
         return {"mm_token_type_ids": (ids == config.image_token_id).int()}
+
+
+def mrope(theta: int, sections: list[int], **more: Any) -> dict[str, Any]:
+    """Rotary embeddings of three axes, as a configuration has them.
+
+    Args:
+        theta: base of their frequencies.
+        sections: frequencies of time, down and across.
+        more: that a family has beside them.
+    """
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": sections, **more}

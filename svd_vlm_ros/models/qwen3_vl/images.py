@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, ProcessedImage
+from svd_vlm_ros.models.images import TYPICAL, Framing, ProcessedImage
 from svd_vlm_ros.models.interface import ModelOptions
 
 if TYPE_CHECKING:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 MOST_FOURS = 16_384  # of an image, in the published settings
-TYPICAL = 480, 640  # height and width of the image that is counted if none is at hand
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ class TileConnector:
         return layout.place(rows, selection.indices, self._embedding(ids), self._original)
 
     def room(self, features: VisualFeatures, kept: int) -> int:
-        """Tokens, or position ids if they are more, the names of all tiles counted."""
+        """Tokens, or position ids if they are more, the names of their tiles counted."""
         return self._layout(features)[0].room(kept, self._original)
 
     def _layout(self, features: VisualFeatures) -> tuple[Layout, Tensor]:

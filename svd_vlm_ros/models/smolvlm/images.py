@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, ProcessedImage, TiledFraming
+from svd_vlm_ros.models.images import TYPICAL, Framing, ProcessedImage, TiledFraming
 from svd_vlm_ros.models.interface import ModelOptions
 from svd_vlm_ros.models.loading import refuse_pixels
-
-TYPICAL = 480, 640  # height and width of the image that is counted if none is at hand
 
 
 @dataclass(frozen=True, eq=False)

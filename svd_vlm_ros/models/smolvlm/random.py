@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from svd_vlm_ros.models.tiny import TINY_TEXT
+
 SIZES: dict[str, dict[str, Any]] = {
     "random:smolvlm2-2.2b": {
         "scale_factor": 3,
@@ -66,17 +68,7 @@ def _tiny(patch: int, scale: int) -> dict[str, Any]:
             "num_attention_heads": 2,
             "initializer_range": 0.2,
         },
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": 256,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "initializer_range": 0.2,
-        },
+        "text_config": {"model_type": "llama", **TINY_TEXT},
     }
 
 

@@ -50,13 +50,14 @@ class Parameters:
         self._node = node
         self._logger: Any = node.get_logger()
         self._settings: Settings | None = None
-        self._is_active = self._is_configured = lambda: False
+        self._is_active: Callable[[], bool] = lambda: False
+        self._is_configured: Callable[[], bool] = lambda: False
         self._check: Callable[[Mapping[str, Any]], None] = lambda values: None
         self._on_change: Callable[[set[str], Settings], None] = lambda names, settings: None
         given = _given(node)
         for spec in PARAMETERS:
             self._declare(spec, given)
-        self._declarenamed_of()
+        self._declare_named()
         for sentence in _unknown(node):
             self._logger.warning(sentence)
 
@@ -88,7 +89,7 @@ class Parameters:
 
     def read(self) -> Settings:
         """Declare what cameras and facts need, and take all values. Raises `UserError`."""
-        self._declarenamed_of()
+        self._declare_named()
         self._settings = self.values()
         return self._settings
 
@@ -149,7 +150,7 @@ class Parameters:
     def _changed(self, changed: list[Parameter]) -> None:
         names = {parameter.name for parameter in changed}
         if "facts" in names:
-            self._declarenamed_of()
+            self._declare_named()
         if not self._is_configured():
             return  # read when the node is configured
         try:
@@ -188,7 +189,7 @@ class Parameters:
 
     # Declaring
 
-    def _declarenamed_of(self) -> None:
+    def _declare_named(self) -> None:
         """Declare what the named cameras and facts need and was not declared."""
         node, given = self._node, _given(self._node)
         cameras = node.get_parameter("cameras").value

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Qwen3-VL from transformers' public functions."""
 
+from typing import ClassVar
+
 import torch
 from family_reference import Full, Reference
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 
 class Qwen3VL(Reference):
+    settings: ClassVar = {
+        "patch_size": 16,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+    }
+
     def inputs(self, image):
-        processor = Qwen2VLImageProcessorPil(
-            patch_size=16,
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-            size={"shortest_edge": 65536, "longest_edge": 16777216},
-        )
+        processor = Qwen2VLImageProcessorPil(**self.settings)
         return dict(processor(images=image, input_data_format="channels_last", return_tensors="pt"))
 
     def ids(self, inputs, question):
@@ -42,8 +46,12 @@ class Qwen3VL(Reference):
         positions, _ = self.model.model.get_rope_index(
             ids, image_grid_thw=inputs["image_grid_thw"], **self.extra(ids)
         )
-        planes = torch.stack([torch.cat(list(plane)) for plane in seen.deepstack_features])
-        return Full(rows, positions[:, 0], is_patch, torch.full_like(ids[0], -1), planes)
+        groups = torch.full_like(ids[0], -1)
+        return Full(rows, positions[:, 0], is_patch, groups, self.planes(seen))
+
+    def planes(self, seen):
+        """What DeepStack adds to the visual tokens, [p, N, hidden]."""
+        return torch.stack([torch.cat(list(plane)) for plane in seen.deepstack_features])
 
     def language(self, rows, positions, mask, visual, planes):
         return self.model.model.language_model(
