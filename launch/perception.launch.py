@@ -47,6 +47,7 @@ def override(argument, kind=str, parameter=None):
 def generate_launch_description():
     overrides = [
         override("model"),
+        override("runtime"),
         override("precision"),
         override("device"),
         override("selector"),
@@ -70,7 +71,14 @@ def generate_launch_description():
             default_value="llava-hf/llava-1.5-7b-hf",
             description="scout (embedded, needs no download), a hub id or folder of one of the "
             "families in docs/models.md, or random:tiny; a hub model must have been fetched by "
-            "'svd-vlm download'",
+            "'svd-vlm download'; or a folder that 'svd-vlm export onnx' has written",
+        ),
+        DeclareLaunchArgument(
+            "runtime",
+            default_value="auto",
+            description="what computes: torch, or onnx, which runs exported folders and needs no "
+            "torch; auto: onnx if the model is such a folder, else torch",
+            choices=["auto", "torch", "onnx"],
         ),
         DeclareLaunchArgument(
             "precision",

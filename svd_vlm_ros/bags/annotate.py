@@ -165,7 +165,8 @@ def _what(
     """What the findings depend on."""
     info = engine.info
     # Left out as long as nothing is set, so that journals from before there were any go on.
-    options = [] if info.options == type(info.options)() else dataclasses.astuple(info.options)
+    options = [] if info.options == type(info.options)() else [*dataclasses.astuple(info.options)]
+    options += [] if info.runtime == "torch" else [info.runtime]
     return {
         "version": __version__,
         "bag": fingerprint(reader),

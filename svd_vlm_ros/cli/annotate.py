@@ -66,6 +66,7 @@ def annotate(
         bool, typer.Option("--compress", help="Write compressed chunks (zstd).")
     ] = False,
     model: options.Model = "scout",
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
     precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
@@ -105,7 +106,7 @@ def annotate(
         image_topics(reader, work.topics)  # what can be refused is refused before torch loads
         engine, _ = options.load_engine(
             *(model, precision, selector, budget, token_cap, device),
-            *(min_pixels, max_pixels, position_policy),
+            *(min_pixels, max_pixels, position_policy, runtime),
         )
         try:
             with _bar() as on_step:

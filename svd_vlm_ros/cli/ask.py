@@ -16,6 +16,7 @@ def ask(
     image: options.ImagePath,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain English.")],
     model: options.Model = "scout",
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
     precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
@@ -53,7 +54,7 @@ def ask(
         check_writable(overlay)
     engine, load_seconds = options.load_engine(
         *(model, precision, selector, budget, token_cap, device),
-        *(min_pixels, max_pixels, position_policy),
+        *(min_pixels, max_pixels, position_policy, runtime),
     )
     try:
         with spinner("Looking at the image"):

@@ -26,6 +26,7 @@ BUILD_HERE = (
 )
 BUILT_FOR_NUMPY_1 = ("numpy.core.multiarray", "_ARRAY_API")
 BUILD_SIGNS = ("named symbol not found", "no kernel image", "invalid device function")
+WEIGHTS = (".safetensors", ".onnx", ".data", ".npy")  # of a checkpoint, and of an export
 PRODUCT_TOLERANCE = {"int8": 0.05, "int4": 0.2}  # relative; 0.010 and 0.092 if all is well
 
 
@@ -194,6 +195,14 @@ def check_torch(outcome: Outcome, jetson: str | None, nvidia: bool) -> Check:
     return Check("torch", Status.OK, f"{detail}, no GPU: a 7B model takes seconds an answer")
 
 
+def check_onnxruntime(version: str, alone: bool) -> Check:
+    """onnxruntime, if it is installed. `alone`: without torch, so that exported models run only."""
+    detail = f"onnxruntime {version}"
+    if alone:
+        detail += ", without torch: models run that 'svd-vlm export onnx' has written"
+    return Check("runtime onnx", Status.OK, detail)
+
+
 def check_transformers(version: str | None) -> Check:
     """transformers."""
     if version is None:
@@ -290,7 +299,8 @@ def check_model(name: str, found: Path | UserError, wanted: bool) -> Check:
     """
     title = f"model {name}"
     if isinstance(found, Path):
-        size = sum(path.stat().st_size for path in found.glob("*.safetensors"))
+        files = [path for ending in WEIGHTS for path in found.glob(f"*{ending}")]
+        size = sum(path.stat().st_size for path in files)
         return Check(title, Status.OK, f"{gigabytes(size)} in {found}")
     problem, _, remedy = str(found).partition(": ")
     status = Status.FAILED if wanted else Status.WARNING

@@ -21,6 +21,7 @@ def describe(
         ),
     ] = None,
     model: options.Model = "scout",
+    runtime: options.RuntimeOption = options.Runtime.AUTO,
     precision: options.PrecisionOption = options.Precision.AUTO,
     selector: options.SelectorName = SELECTOR,
     visual_tokens: options.VisualTokens = "192",
@@ -47,7 +48,7 @@ def describe(
         check_writable(overlay)
     engine, load_seconds = options.load_engine(
         *(model, precision, selector, budget, token_cap, device),
-        *(min_pixels, max_pixels, position_policy),
+        *(min_pixels, max_pixels, position_policy, runtime),
     )
     try:
         with spinner("Looking at the image"):

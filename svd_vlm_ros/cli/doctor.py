@@ -26,7 +26,6 @@ from svd_vlm_ros.cli.checks import Check, Status
 from svd_vlm_ros.cli.console import print_json, spinner, stdout
 from svd_vlm_ros.cli.probing import Outcome, run_probe
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.files import find_folder
 
 TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 DEVICE_TREE_MODEL = Path("/proc/device-tree/model")
@@ -82,8 +81,14 @@ def examine(model: str | None, seconds: float) -> Iterator[Check]:
             numpy = images.result().found.get("numpy", "?")
             yield checks.check_cv_bridge(bridge.result(), numpy)
 
-        yield checks.check_torch(torch.result(), jetson, shutil.which("nvidia-smi") is not None)
-        yield checks.check_transformers(_version("transformers"))
+        onnxruntime = _version("onnxruntime") or _version("onnxruntime-gpu")
+        alone = onnxruntime is not None and _version("torch") is None
+        if onnxruntime is not None:
+            yield checks.check_onnxruntime(onnxruntime, alone)
+        if not alone:
+            nvidia = shutil.which("nvidia-smi") is not None
+            yield checks.check_torch(torch.result(), jetson, nvidia)
+            yield checks.check_transformers(_version("transformers"))
         if not torch.result().error:
             yield from _check_products(pool, torch.result(), jetson)
             if not torch.result().found["devices"]:
@@ -113,10 +118,12 @@ def _check_products(
 
 def _check_models(wanted: str | None) -> Iterator[Check]:
     """scout, the launch file's default, and the model that was asked for."""
+    from svd_vlm_ros.engine.runtimes import find_model
+
     names = dict.fromkeys(("scout", options.DEFAULT_HUB_MODEL, wanted or "scout"))
     for name in names:
         try:
-            found: Path | UserError = find_folder(name)
+            found: Path | UserError = find_model(name)
         except UserError as error:
             found = error
         yield checks.check_model(name, found, wanted=name in ("scout", wanted))

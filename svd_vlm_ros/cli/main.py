@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from svd_vlm_ros import __version__
 from svd_vlm_ros.cli import annotate, ask, bench, demo, describe, doctor, download, flops, plan
 from svd_vlm_ros.cli import eval as eval_command
+from svd_vlm_ros.cli import export as export_commands
 from svd_vlm_ros.cli.console import print_error
 from svd_vlm_ros.errors import UserError
 
@@ -50,6 +51,7 @@ app.command("download")(download.download)
 app.command("eval")(eval_command.evaluate)
 app.command("flops")(flops.flops)
 app.command("plan")(plan.plan)
+app.add_typer(export_commands.app, name="export")
 
 
 def _version(wanted: bool) -> None:

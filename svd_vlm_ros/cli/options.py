@@ -64,7 +64,25 @@ Model = Annotated[
     typer.Option(
         help="scout (comes with this package, knows its own drawn world), hub id or folder of a "
         f"model such as {DEFAULT_HUB_MODEL} (docs/models.md lists the families), random:tiny or "
-        "random:llava-1.5-7b.",
+        "random:llava-1.5-7b; or a folder that svd-vlm export onnx has written.",
+    ),
+]
+
+
+class Runtime(str, Enum):
+    """What computes."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        "--runtime",
+        help="torch, or onnx, which runs exported folders and needs no torch; auto: onnx if the "
+        "model is such a folder, else torch.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -88,7 +106,7 @@ VisualTokens = Annotated[
 TokenCap = Annotated[
     int, typer.Option("--token-cap", min=1, help="The most tokens that an energy may keep.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; of an export also tensorrt.")]
 MinPixels = Annotated[
     MaybeNumber,
     typer.Option(
@@ -148,17 +166,19 @@ def load_engine(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     position_policy: PositionPolicy = PositionPolicy.AUTO,
+    runtime: Runtime = Runtime.AUTO,
 ) -> tuple[SceneEngine, float]:
     """Load the engine with a spinner. Returns it with the seconds that it took.
 
     Raises `UserError` if the model is not on this machine or an option is not known.
     """
     with spinner(f"Loading {model} ({precision.value})"):
-        from svd_vlm_ros.engine import SceneEngine  # imports torch: only when it is needed
+        from svd_vlm_ros.engine import SceneEngine
 
         begun = time.perf_counter()
         engine = SceneEngine.load(
             model,
+            runtime=runtime.value,
             precision=precision.value,
             selector=selector,
             visual_tokens=visual_tokens,

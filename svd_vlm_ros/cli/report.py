@@ -71,6 +71,7 @@ def answer_record(
         "finish_reason": answer.finish_reason,
         "model": info.model,
         "random_weights": info.random_weights,
+        "runtime": info.runtime,
         "precision": info.precision,
         "selector": info.selector,
         "device": str(info.device),
@@ -93,8 +94,8 @@ def print_answer(record: dict[str, Any]) -> None:
     console.print(
         f"confidence {record['confidence']:.2f}, "
         f"{record['visual_tokens_kept']} of {record['visual_tokens_total']} visual tokens kept "
-        f"by {record['selector']}, {record['model']} in {record['precision']} on {record['device']}"
-        f"{ending}",
+        f"by {record['selector']}, {record['model']} in {record['precision']} on "
+        f"{record['device']} ({record['runtime']}){ending}",
         soft_wrap=True,
     )
     times = Table.grid(padding=(0, 2))

@@ -6,8 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from svd_vlm_ros.engine.values import (
     Answer,
@@ -18,18 +17,20 @@ from svd_vlm_ros.engine.values import (
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.interface import (
-    Connector,
-    LanguageModel,
-    LoadedModel,
-    Prefix,
-    Prompt,
-    TokenPruning,
-    Writer,
-)
-from svd_vlm_ros.models.tokens import Tokens
-from svd_vlm_ros.selection import Selection, VisualFeatures
-from svd_vlm_ros.selection.tiles import select_patches
+from svd_vlm_ros.models.runtime import Runtime
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.models.interface import (
+        Connector,
+        LanguageModel,
+        LoadedModel,
+        Prefix,
+        Prompt,
+        TokenPruning,
+        Writer,
+    )
+    from svd_vlm_ros.models.tokens import Tokens
+    from svd_vlm_ros.selection import Selection, VisualFeatures
 
 ShouldStop = Callable[[int], str | None]
 OnText = Callable[[int, str], None]
@@ -90,15 +91,17 @@ class Answerer:
 
     def __init__(
         self,
+        runtime: Runtime,
         loaded: LoadedModel,
         language: LanguageModel,
         connector: Connector,
         prompt: Prompt,
         context: int,
+        watch: Callable[[], Stopwatch],
     ) -> None:
         self.prompt = prompt
-        self._language, self._connector = language, connector
-        self._ends, self._device, self._context = loaded.end_token_ids, loaded.device, context
+        self._runtime, self._language, self._connector = runtime, language, connector
+        self._ends, self._context, self._watch = loaded.end_token_ids, context, watch
 
     def ask(
         self,
@@ -143,7 +146,7 @@ class Answerer:
         end = self.prompt.end(self._ends)
         answers: list[Answer] = []
         for batch in _batches(scene, len(ids)):
-            watch = Stopwatch(self._device)
+            watch = self._watch()
             readings = [self._read(scene, asked[i][0], ids[i], watch) for i in batch]
             ended = [[[*text, end] for text in texts[i]] for i in batch]
             tokens = [one.tokens for one in readings]
@@ -153,7 +156,7 @@ class Answerer:
             seconds = watch.lap()
             for i, one, found in zip(batch, readings, scores, strict=True):
                 best = max(range(len(found)), key=found.__getitem__)
-                probabilities = torch.tensor(found, dtype=torch.float64).softmax(0).tolist()
+                probabilities = _softmax(found)
                 selection, layers = one.visual_tokens()
                 answers.append(
                     Answer(
@@ -191,7 +194,7 @@ class Answerer:
         Returns:
             The first question as it was read; None: all were stopped before.
         """
-        watch = Stopwatch(self._device)
+        watch = self._watch()
         active = list(range(len(asked)))
         readings: list[_Reading] = []
         writer: Writer | None = None
@@ -265,11 +268,10 @@ class Answerer:
             pruning = self._language.pruning(pending.selector, pending.budget, len(visual))
         else:
             features = self._with_question(pending, question)
-            selection = select_patches(pending.selector, features, pending.budget)
+            selection = self._runtime.select(pending.selector, features, pending.budget)
             select = watch.lap()
             visual = self._connector(features, selection)
-        visual = replace(visual, rows=visual.rows.to(text.rows.dtype))
-        tokens = visual.followed_by(text)
+        tokens = visual.like(text).followed_by(text)
         project = 0.0 if pruning else watch.lap()
         return _Reading(
             pending.system, tokens, len(visual), selection, pruning, select=select, project=project
@@ -324,3 +326,10 @@ def _geometric_mean(probabilities: Sequence[float]) -> float:
     if not probabilities or min(probabilities) <= 0.0:
         return 0.0
     return math.exp(sum(map(math.log, probabilities)) / len(probabilities))
+
+
+def _softmax(scores: Sequence[float]) -> list[float]:
+    highest = max(scores)
+    weights = [math.exp(score - highest) for score in scores]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]

@@ -4,44 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
-from svd_vlm_ros import models
+from svd_vlm_ros.engine.runtimes import TORCH, runtime_named
 from svd_vlm_ros.engine.values import EngineInfo
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection import (
-    FeatureSelector,
-    LayerSelector,
-    Need,
-    make_budget,
-    make_selector,
-    selector_names,
-)
-from svd_vlm_ros.selection.relevance import TextRelevance
+from svd_vlm_ros.models.registry import family_of
+from svd_vlm_ros.selection import LayerSelector, make_budget, selector_names
 from svd_vlm_ros.selection.values import QUESTION_NEEDS
-
-
-def fitting_selectors(gives: frozenset[Need], prunes: bool) -> tuple[str, ...]:
-    """The selectors that a model can run, the default first.
-
-    Args:
-        gives: what its vision encoder gives them.
-        prunes: whether they can act inside its language model.
-    """
-    inside = selector_names("inside") if prunes else []
-    before = [
-        name
-        for name in selector_names("before")
-        if cast(FeatureSelector, make_selector(name)).needs - QUESTION_NEEDS <= gives
-    ]
-    return (*before, *inside)
 
 
 def check_fits(selector: str, info: EngineInfo) -> None:
     """Raise `UserError` unless an engine's model can run a selector that is known."""
     if selector not in selector_names() or selector in info.selectors:
         return
-    made = make_selector(selector)
+    made = runtime_named(info.runtime).make_selector(selector)
     if isinstance(made, LayerSelector):
         why = "drops tokens inside the language model, which can't be done in"
     else:
@@ -63,13 +39,16 @@ def check_selection(
 
     Args:
         info: of the engine.
-        selector, options: see `make_selector`.
+        selector, options: see `selection.make_selector`.
         visual_tokens, token_cap: see `SceneEngine.load`.
     """
     check_fits(selector, info)
-    made = make_selector(selector, **options)
+    made = runtime_named(info.runtime).make_selector(selector, **options)
     budget = make_budget(visual_tokens, token_cap)
     if isinstance(made, LayerSelector):
         made.plan(info.layers, info.visual_tokens_total, budget)
-    elif isinstance(made, TextRelevance):
-        models.family_of(info.model).check_relevance(made)
+    elif info.runtime == TORCH and "image_text" in made.needs:
+        from svd_vlm_ros.selection.relevance import TextRelevance  # imports torch
+
+        assert isinstance(made, TextRelevance)
+        family_of(info.model).check_relevance(made)

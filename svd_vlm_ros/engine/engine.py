@@ -12,24 +12,28 @@ the first question. Each further one continues from there, and questions that wa
 answered in one batch. A selector that looks at the question can't share: then `see` encodes, and
 each question does the rest for itself (`Scene.shareable`).
 
+What computes is a runtime (`models.runtime`): torch, or onnxruntime, which needs no torch. The
+engine is the same over both, and imports neither; the checks and the sentences are its own.
+
 `loading` brings the parts, `scenes` makes scenes, `answers` answers, `values` has the values. What
 a model is stands in `svd_vlm_ros.models.interface`.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from svd_vlm_ros.defaults import SELECTOR
 from svd_vlm_ros.engine.answers import Answerer
 from svd_vlm_ros.engine.checks import check_fits
 from svd_vlm_ros.engine.loading import load_parts
+from svd_vlm_ros.engine.runtimes import runtime_named
 from svd_vlm_ros.engine.scenes import SceneMaker, SelectorInUse
 from svd_vlm_ros.engine.values import (
     Answer,
@@ -38,17 +42,15 @@ from svd_vlm_ros.engine.values import (
     Stopwatch,
 )
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.images import Framing, TiledFraming, check_image
-from svd_vlm_ros.models.interface import LoadedModel, ModelOptions, PositionPolicy, Prompt
-from svd_vlm_ros.selection import (
-    Budget,
-    Need,
-    Selector,
-    VisualFeatures,
-    make_budget,
-    make_selector,
-)
+from svd_vlm_ros.models.images import check_image
+from svd_vlm_ros.models.options import ModelOptions, PositionPolicy
+from svd_vlm_ros.selection import Budget, Need, Selector, make_budget
 from svd_vlm_ros.texts import check_text
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.models.images import Framing, TiledFraming
+    from svd_vlm_ros.models.interface import LoadedModel, Prompt
+    from svd_vlm_ros.selection import VisualFeatures
 
 DESCRIBE = "Describe the scene."
 
@@ -73,6 +75,10 @@ class SceneEngine:
         system_prompt: str | None = None,
     ) -> None:
         budget = make_budget(info.visual_tokens, info.token_cap)
+        self._runtime = runtime_named(info.runtime)
+        self._watch = functools.partial(
+            Stopwatch, functools.partial(self._runtime.wait, loaded.device)
+        )
         self._loaded: LoadedModel | None = loaded
         self._encoder, self._language = loaded.encoder(), loaded.language_model()
         self.info = replace(info, layers=self._language.layers, system_prompt=_plain(system_prompt))
@@ -80,10 +86,14 @@ class SceneEngine:
         self.info = replace(self.info, shareable=self._chosen.shareable)
         self._prompt = _make_prompt(loaded, info.context, system_prompt)
         self._scenes = SceneMaker(
-            loaded, self._encoder, self._language, self._prompt.before, info.aspect
+            *(self._runtime, loaded, self._encoder, self._language, self._prompt.before),
+            info.aspect,
+            self._watch,
         )
         self._answerer = Answerer(
-            loaded, self._language, self._scenes.connector, self._prompt, info.context
+            *(self._runtime, loaded, self._language, self._scenes.connector, self._prompt),
+            info.context,
+            self._watch,
         )
 
     @classmethod
@@ -91,6 +101,7 @@ class SceneEngine:
         cls,
         model: str = "scout",
         *,
+        runtime: str = "auto",
         precision: str = "auto",
         selector: str = SELECTOR,
         visual_tokens: int | float = 192,
@@ -109,17 +120,21 @@ class SceneEngine:
 
         Args:
             model: "scout" (embedded), a folder or a hub id that is on this machine, "random:tiny"
-                or "random:llava-1.5-7b".
+                or "random:llava-1.5-7b"; for the runtime onnx a folder that was exported.
+            runtime: what computes: torch, onnx (which needs neither torch nor transformers), or
+                auto: onnx if the model is a folder that was exported, else torch.
             precision: auto (the fastest that this machine has for the model and that fits into its
-                memory), fp32, bf16, fp16, int8 or int4.
-            selector: one of `svd_vlm_ros.selection.selector_names()`.
+                memory), fp32, bf16, fp16, int8 or int4; of an export auto, or its own.
+            selector: one of `svd_vlm_ros.selection.selector_names()`; the runtime onnx has some of
+                them (`svd_vlm_ros.onnx_runtime.selectors.SELECTORS`).
             visual_tokens: an int is the number of tokens to keep; a float in (0, 1] an energy: as
                 many as it takes, at most `token_cap`.
             token_cap: see `visual_tokens`.
             device: auto (CUDA if there is one), cpu, cuda or cuda:N.
             aspect: "pad" shows the whole image, "crop" only its middle square.
             system_prompt: a text in front of the conversation; None: none.
-            cpu_threads: threads of torch and of the kernels, for the whole process; 0: as they are.
+            cpu_threads: threads of torch and of the kernels, for the whole process, or of
+                onnxruntime, for this engine; 0: as they are.
             selector_options: see `make_selector`.
             seed: of random weights, and of the selector "random".
             position_policy: see `models.interface.ModelOptions`.
@@ -131,6 +146,7 @@ class SceneEngine:
         """
         loaded, info, chosen = load_parts(
             model,
+            runtime=runtime,
             precision=precision,
             selector=selector,
             visual_tokens=visual_tokens,
@@ -144,7 +160,6 @@ class SceneEngine:
         )
         return cls(loaded, info, chosen, system_prompt)
 
-    @torch.inference_mode()
     def see(self, image: np.ndarray, *, visual_tokens: int | float | None = None) -> Scene:
         """Look at an image.
 
@@ -158,9 +173,9 @@ class SceneEngine:
         check_image(image)
         budget = self._budget(visual_tokens)
         self._open()
-        return self._scenes.see(image, self._chosen, budget)
+        with self._runtime.computing():
+            return self._scenes.see(image, self._chosen, budget)
 
-    @torch.inference_mode()
     def see_features(
         self,
         features: VisualFeatures,
@@ -181,10 +196,12 @@ class SceneEngine:
             UserError: the budget can't be used.
         """
         budget = self._budget(visual_tokens)
-        watch = Stopwatch(self._open().device)
-        return self._scenes.scene(features, self._chosen, budget, framing, image_shape, watch)
+        self._open()
+        with self._runtime.computing():
+            return self._scenes.scene(
+                features, self._chosen, budget, framing, image_shape, self._watch()
+            )
 
-    @torch.inference_mode()
     def features(self, image: np.ndarray, needs: frozenset[Need] | None = None) -> VisualFeatures:
         """What the encoder sees in an image, before any selection; for evaluating selectors.
 
@@ -200,7 +217,8 @@ class SceneEngine:
         self._open()
         if needs is None:
             needs = self._chosen.needs
-        return self._scenes.encode(self._scenes.process(image), needs)
+        with self._runtime.computing():
+            return self._scenes.encode(self._scenes.process(image), needs)
 
     def framing(self, image: np.ndarray) -> Framing | TiledFraming:
         """Where the patches lie in an image; for `see_features`.
@@ -235,7 +253,8 @@ class SceneEngine:
         cap = self.info.token_cap if token_cap is None else token_cap
         self._open()
         check_fits(name, self.info)
-        chosen = self._fitting(make_selector(name, **options), make_budget(tokens, cap))
+        selected = self._runtime.make_selector(name, **options)
+        chosen = self._fitting(selected, make_budget(tokens, cap))
         self._chosen = chosen
         self.info = replace(
             self.info,
@@ -291,7 +310,6 @@ class SceneEngine:
         )
         return answer
 
-    @torch.inference_mode()
     def ask_many(
         self,
         scene: Scene,
@@ -324,7 +342,8 @@ class SceneEngine:
         limits = max_new_tokens
         if isinstance(limits, int):
             limits = [limits] * len(questions)
-        return self._answerer.ask(scene, questions, limits, should_stop, on_text)
+        with self._runtime.computing():
+            return self._answerer.ask(scene, questions, limits, should_stop, on_text)
 
     def choose(self, scene: Scene, question: str, choices: Sequence[str]) -> Answer:
         """Choose the likeliest of several answers, in one forward pass over all of them.
@@ -346,7 +365,6 @@ class SceneEngine:
         (answer,) = self.choose_many(scene, [(question, choices)])
         return answer
 
-    @torch.inference_mode()
     def choose_many(self, scene: Scene, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Answer]:
         """Choose among answers for several questions, all of them in one forward pass.
 
@@ -361,7 +379,8 @@ class SceneEngine:
             UserError: as `choose`, for any of the questions; none is answered then.
         """
         self._open()
-        return self._answerer.choose(scene, asked)
+        with self._runtime.computing():
+            return self._answerer.choose(scene, asked)
 
     def describe(self, scene: Scene, prompt: str | None = None, **as_ask: Any) -> Answer:
         """Describe a scene: `ask` with a standing prompt, or with one of yours."""
@@ -373,7 +392,8 @@ class SceneEngine:
         Returns:
             The seconds that it took.
         """
-        watch = Stopwatch(self._open().device)
+        self._open()
+        watch = self._watch()
         scene = self.see(np.full((*self.info.typical_image, 3), 128, np.uint8))
         self.ask(scene, DESCRIBE, max_new_tokens=2)
         self.choose(scene, DESCRIBE, ["yes", "no"])
@@ -381,8 +401,7 @@ class SceneEngine:
 
     def peak_memory_bytes(self) -> int:
         """The most device memory that was in use since loading; 0 on a CPU, which has none."""
-        device = self._open().device
-        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        return self._runtime.peak_memory_bytes(self._open().device)
 
     def close(self) -> None:
         """Free the weights. Scenes of this engine stay readable, but can't be asked any more."""
@@ -391,8 +410,7 @@ class SceneEngine:
             if hasattr(self, part):
                 delattr(self, part)
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._runtime.free()
 
     @property
     def loaded(self) -> LoadedModel:

@@ -5,19 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from svd_vlm_ros import models
-from svd_vlm_ros.engine.checks import check_fits, fitting_selectors
+from svd_vlm_ros.engine.checks import check_fits
+from svd_vlm_ros.engine.runtimes import runtime_named, runtime_of
 from svd_vlm_ros.engine.values import EngineInfo
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.heap import give_back
-from svd_vlm_ros.models.interface import LoadedModel, ModelOptions, PositionPolicy
-from svd_vlm_ros.models.loading import resolve_device
-from svd_vlm_ros.models.weights.packed import pack
-from svd_vlm_ros.models.weights.precision import quantized_layers, weight_bytes
-from svd_vlm_ros.models.weights.precision_choice import check_wish, choose_precision
-from svd_vlm_ros.selection import Selector, make_budget, make_selector
+from svd_vlm_ros.models.interface import LoadedModel
+from svd_vlm_ros.models.options import ModelOptions, PositionPolicy
+from svd_vlm_ros.selection import Selector, make_budget
 
 ASPECTS = ("pad", "crop")
 POLICIES: tuple[PositionPolicy, ...] = ("auto", "contiguous", "original")
@@ -26,6 +20,7 @@ POLICIES: tuple[PositionPolicy, ...] = ("auto", "contiguous", "original")
 def load_parts(
     model: str,
     *,
+    runtime: str,
     precision: str,
     selector: str,
     visual_tokens: int | float,
@@ -53,41 +48,41 @@ def load_parts(
     if cpu_threads < 0:
         raise UserError(f"cpu_threads must be 0 or more, not {cpu_threads}.")
     make_budget(visual_tokens, token_cap)
+    computes = runtime_named(runtime_of(model, runtime))
     choices = dict(selector_options or {})
     if selector == "random":
         choices.setdefault("seed", seed)
-    chosen = make_selector(selector, **choices)
-    if cpu_threads:
-        torch.set_num_threads(cpu_threads)
-    wish, place = check_wish(precision), resolve_device(device)
-    family = models.family_of(model)
-    choice = choose_precision(wish, family.sizes(model), place)
-    loaded = family.load(
-        model, precision=choice.precision, device=device, seed=seed, options=options
+    chosen = computes.make_selector(selector, **choices)
+    loaded, facts = computes.load(
+        model,
+        precision=precision,
+        device=device,
+        cpu_threads=cpu_threads,
+        seed=seed,
+        options=options,
     )
     if aspect not in loaded.images.aspects:
         known = ", ".join(loaded.images.aspects)
         raise UserError(f"{model} knows no aspect '{aspect}': take one of {known}.")
-    pack(loaded.model)
-    give_back()
     info = EngineInfo(
         model=model,
-        precision=choice.precision,
-        advice=choice.advice,
+        precision=facts.precision,
+        advice=facts.advice,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         selector=selector,
         visual_tokens=visual_tokens,
         token_cap=token_cap,
         visual_tokens_total=loaded.images.tokens,
-        selectors=fitting_selectors(loaded.encoder().gives, loaded.prunes),
+        selectors=facts.selectors,
         grid=loaded.images.grid,
         image_size=loaded.images.size,
         aspect=aspect,
         context=loaded.context,
         random_weights=loaded.random_weights,
-        weight_bytes=weight_bytes(loaded.model),
-        quantized_layers=quantized_layers(loaded.model, loaded.components),
+        weight_bytes=facts.weight_bytes,
+        quantized_layers=dict(facts.quantized_layers),
+        runtime=computes.name,
         options=options,
     )
     check_fits(selector, info)

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, cast
 
 from svd_vlm_ros.engine.values import (
     PendingPruning,
@@ -17,7 +16,7 @@ from svd_vlm_ros.engine.values import (
 )
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.models.images import Framing, ProcessedImage, TiledFraming
-from svd_vlm_ros.models.interface import Compare, LanguageModel, LoadedModel, Prefix, VisionEncoder
+from svd_vlm_ros.models.runtime import Runtime
 from svd_vlm_ros.selection import (
     Budget,
     EncoderSelector,
@@ -25,12 +24,22 @@ from svd_vlm_ros.selection import (
     Need,
     Selection,
     Selector,
-    VisualFeatures,
     looks_at_question,
 )
-from svd_vlm_ros.selection.relevance import TextRelevance
-from svd_vlm_ros.selection.tiles import select_patches
 from svd_vlm_ros.selection.values import QUESTION_NEEDS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from svd_vlm_ros.models.interface import (
+        Compare,
+        LanguageModel,
+        LoadedModel,
+        Prefix,
+        VisionEncoder,
+    )
+    from svd_vlm_ros.selection import VisualFeatures
+    from svd_vlm_ros.selection.relevance import TextRelevance
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +82,9 @@ class SelectorInUse:
             selector.plan(layers, total, budget)
             return cls(selector, None, frozenset(), False)
         needs = selector.needs - QUESTION_NEEDS
-        compare = loaded.compare(selector) if isinstance(selector, TextRelevance) else None
+        compare = None
+        if "image_text" in selector.needs:
+            compare = loaded.compare(cast("TextRelevance", selector))
         return cls(selector, compare, needs, not looks_at_question(selector))
 
 
@@ -82,16 +93,18 @@ class SceneMaker:
 
     def __init__(
         self,
+        runtime: Runtime,
         loaded: LoadedModel,
         encoder: VisionEncoder,
         language: LanguageModel,
         before: tuple[int, ...],
         aspect: str,
+        watch: Callable[[], Stopwatch],
     ) -> None:
         self.connector = loaded.connector()
+        self._runtime, self._watch = runtime, watch
         self._encoder, self._language = encoder, language
         self._images, self._dtype = loaded.images, str(loaded.dtype).removeprefix("torch.")
-        self._device = loaded.device
         self._before, self._aspect = before, aspect
         self._system: Prefix | None = None
 
@@ -101,7 +114,7 @@ class SceneMaker:
 
     def see(self, image: np.ndarray, chosen: SelectorInUse, budget: Budget) -> Scene:
         """Look at an image, uint8 [H, W, 3] RGB, that was checked."""
-        watch = Stopwatch(self._device)
+        watch = self._watch()
         processed = self.process(image)
         preprocess_seconds = watch.lap()
         features = self.encode(processed, chosen.needs, chosen.selector, budget)
@@ -125,7 +138,7 @@ class SceneMaker:
         needs = needs - QUESTION_NEEDS
         _check_needs(self._encoder, needs, "a selector")
         features = self._encoder(image, needs, inside, budget)
-        if not bool(features.patches.isfinite().all()):
+        if not self._runtime.is_finite(features):
             raise UserError(
                 f"The vision tower overflows in {self._dtype} on this image: take bf16."
             )
@@ -150,7 +163,7 @@ class SceneMaker:
         selector = chosen.selector
         if isinstance(selector, LayerSelector):
             plan = selector.plan(self._language.layers, len(features), budget)
-            visual = self.connector(features, _all_of(features))
+            visual = self.connector(features, self._runtime.everything(features))
             pending = PendingPruning(selector, budget, visual, system, len(visual))
             project_seconds = watch.lap()
             kept = round(plan.average)
@@ -159,7 +172,7 @@ class SceneMaker:
             room = self.connector.room(features, kept)
             pending = PendingSelection(selector, budget, features, chosen.compare, system, room)
         else:
-            selection = select_patches(selector, features, budget)
+            selection = self._runtime.select(selector, features, budget)
             select_seconds = watch.lap()
             visual = self.connector(features, selection)
             project_seconds = watch.lap()
@@ -198,9 +211,3 @@ def _check_needs(encoder: VisionEncoder, needs: frozenset[Need], who: str) -> No
             f"The vision encoder of this model does not give '{missing[0]}', which {who} needs: "
             "take another selector."
         )
-
-
-def _all_of(features: VisualFeatures) -> Selection:
-    """Every patch as it is."""
-    everything = torch.arange(len(features), device=features.patches.device)
-    return Selection(everything, torch.full((len(features),), 1.0 / len(features)))

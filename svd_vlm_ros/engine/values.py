@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that the engine gives out: what it is, what it saw, what it answered. All frozen."""
+"""The values that the engine gives out: what it is, what it saw, what it answered. All frozen.
+
+What is an array in them is one of the runtime's: a tensor, or NumPy's. No torch is imported.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+from svd_vlm_ros.models.images import TYPICAL
+from svd_vlm_ros.models.options import ModelOptions
 
-from svd_vlm_ros.models.images import TYPICAL, Box, Framing, TiledFraming
-from svd_vlm_ros.models.interface import Compare, ModelOptions, Prefix
-from svd_vlm_ros.models.tokens import Tokens
-from svd_vlm_ros.selection import (
-    Budget,
-    FeatureSelector,
-    LayerSelector,
-    Selection,
-    VisualFeatures,
-)
+if TYPE_CHECKING:
+    from svd_vlm_ros.models.images import Box, Framing, TiledFraming
+    from svd_vlm_ros.models.interface import Compare, Prefix
+    from svd_vlm_ros.models.tokens import Tokens
+    from svd_vlm_ros.selection import (
+        Budget,
+        FeatureSelector,
+        LayerSelector,
+        Selection,
+        VisualFeatures,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class EngineInfo:
             looks at the question: then every question chooses its own visual tokens.
         system_prompt: the text in front of the conversation; None: none.
         options: as the model was loaded with.
+        runtime: "torch" or "onnx": what computes.
         advice: a sentence for the user about precision and memory; empty: all is well.
     """
 
@@ -70,6 +78,7 @@ class EngineInfo:
     system_prompt: str | None = None
     advice: str = ""
     layers: int = 0  # of the language model
+    runtime: str = "torch"
     options: ModelOptions = field(default_factory=ModelOptions)
 
     @property
@@ -244,10 +253,10 @@ class Answer:
 
 
 class Stopwatch:
-    """Seconds between stages. On CUDA it waits for the device, or it would time the asking only."""
+    """Seconds between stages. It waits for the device, or it would time the asking only."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self._wait = wait
         self._begun = self._last = self._now()
 
     def lap(self) -> float:
@@ -265,6 +274,5 @@ class Stopwatch:
         return time.perf_counter() - self._begun
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        self._wait()
         return time.perf_counter()

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.planning.views import TYPICAL as TYPICAL
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_SIDES = 50  # an image whose sides differ by more has nothing left to see when it is resized
 
@@ -53,13 +55,17 @@ class Framing:
         top, bottom = self._rows(row)
         return left, top, right, bottom
 
-    def valid(self) -> Tensor | None:
+    def seen(self) -> np.ndarray | None:
         """Which patches show some of the image: bool [N] in raster order; None: all do."""
         rows, columns = self.grid
         across = _seen(map(self._columns, range(columns)))
         down = _seen(map(self._rows, range(rows)))
-        valid = (down[:, None] & across[None, :]).flatten()
-        return None if bool(valid.all()) else valid
+        seen = (down[:, None] & across[None, :]).reshape(-1)
+        return None if bool(seen.all()) else seen
+
+    def valid(self) -> Tensor | None:
+        """`seen` as a tensor."""
+        return _tensor(self.seen())
 
     def _columns(self, column: int) -> tuple[float, float]:
         return _clip(self.x0 + column * self.patch_width, self.patch_width, self.width)
@@ -109,17 +115,21 @@ class TiledFraming:
             left -= tile.patches
         raise IndexError(f"there is no patch {index} in {len(self.tiles)} tiles")
 
-    def valid(self) -> Tensor | None:
-        """See `Framing.valid`: bool [N] of all tiles."""
-        each = [tile.valid() for tile in self.tiles]
-        if all(valid is None for valid in each):
+    def seen(self) -> np.ndarray | None:
+        """See `Framing.seen`: bool [N] of all tiles."""
+        each = [tile.seen() for tile in self.tiles]
+        if all(seen is None for seen in each):
             return None
-        return torch.cat(
+        return np.concatenate(
             [
-                torch.ones(tile.patches, dtype=torch.bool) if valid is None else valid
-                for valid, tile in zip(each, self.tiles, strict=True)
+                np.ones(tile.patches, dtype=bool) if seen is None else seen
+                for seen, tile in zip(each, self.tiles, strict=True)
             ]
         )
+
+    def valid(self) -> Tensor | None:
+        """`seen` as a tensor."""
+        return _tensor(self.seen())
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +165,12 @@ def _clip(start: float, length: float, limit: int) -> tuple[float, float]:
     return min(max(start, 0.0), limit), min(max(start + length, 0.0), limit)
 
 
-def _seen(spans: Iterable[tuple[float, float]]) -> Tensor:
+def _seen(spans: Iterable[tuple[float, float]]) -> np.ndarray:
     """Which spans hold some of the image: a sliver that is there by rounding alone does not."""
-    return torch.tensor([end - start > 1e-6 for start, end in spans], dtype=torch.bool)
+    return np.array([end - start > 1e-6 for start, end in spans], dtype=bool)
+
+
+def _tensor(seen: np.ndarray | None) -> Tensor | None:
+    import torch  # only here: framings are known where there is none
+
+    return None if seen is None else torch.from_numpy(seen)

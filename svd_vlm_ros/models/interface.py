@@ -10,52 +10,56 @@
 A family is a folder in `models/` that is registered by the `model_type` of its config.json. The
 encoder need not have a class token, nor the patches a square grid; selection stands between
 encoder and connector, so that only what is kept is projected.
+
+Importing this module imports no torch: its types are named for those that check them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from svd_vlm_ros.models.images import ProcessedImage
-from svd_vlm_ros.models.tokens import Tokens
-from svd_vlm_ros.selection.features import ImageText, VisualFeatures
-from svd_vlm_ros.selection.inside import LayerSelector
-from svd_vlm_ros.selection.interface import EncoderSelector
-from svd_vlm_ros.selection.relevance import TextRelevance
-from svd_vlm_ros.selection.values import Budget, Need, Selection
+from svd_vlm_ros.models.options import ModelOptions, PositionPolicy
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from svd_vlm_ros.models.tokens import Tokens
     from svd_vlm_ros.planning.shapes import ModelSizes
+    from svd_vlm_ros.selection.features import ImageText, VisualFeatures
+    from svd_vlm_ros.selection.inside import LayerSelector
+    from svd_vlm_ros.selection.kinds import EncoderSelector
+    from svd_vlm_ros.selection.relevance import TextRelevance
+    from svd_vlm_ros.selection.values import Budget, Need, Selection
 
-Compare = Callable[[VisualFeatures, str, Tensor], ImageText]
-"""Takes an image's features, the question, and the language model's embeddings of it."""
+__all__ = [
+    "Compare",
+    "Connector",
+    "ImageProcessor",
+    "LanguageModel",
+    "LoadedModel",
+    "ModelFamily",
+    "ModelOptions",
+    "PositionPolicy",
+    "Prefix",
+    "ProcessedImage",
+    "Prompt",
+    "TokenPruning",
+    "VisionEncoder",
+    "Writer",
+]
 
-PositionPolicy = Literal["auto", "contiguous", "original"]
 
+class Compare(Protocol):
+    """Puts a question beside an image's patches."""
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """How a model is to be run, apart from its precision and its device.
-
-    Attributes:
-        position_policy: the position ids of the kept visual tokens. "contiguous": they close ranks,
-            as in the papers. "original": each keeps the one that it has among all of the image, and
-            what follows stands behind all of the image. "auto": as the family's room says.
-        min_pixels, max_pixels: of the image that a family with dynamic resolution makes; None: as
-            the checkpoint says.
-    """
-
-    position_policy: PositionPolicy = "auto"
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    def __call__(self, features: VisualFeatures, question: str, embeddings: Tensor) -> ImageText:
+        """Compare an image's features with a question and the language model's embeddings of it."""
+        ...
 
 
 class ImageProcessor(Protocol):

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.models.options import refuse_pixels as refuse_pixels  # of all runtimes
 from svd_vlm_ros.models.weights.precision import QUANTIZED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from svd_vlm_ros.models.interface import ModelOptions
 
 
 def resolve_device(device: str) -> torch.device:
@@ -54,14 +53,6 @@ def end_tokens(
     if ends is None:
         raise UserError("The model has no end token, so its answers would never end.")
     return frozenset([ends] if isinstance(ends, int) else ends)
-
-
-def refuse_pixels(name: str, options: ModelOptions) -> None:
-    """Raise `UserError` if bounds are set for images whose size the model has fixed."""
-    if options.min_pixels is not None or options.max_pixels is not None:
-        raise UserError(
-            f"{name} looks at images of one size: leave min_pixels and max_pixels unset."
-        )
 
 
 @contextmanager

@@ -3,18 +3,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.texts import check_text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from svd_vlm_ros.models.chat import ChatTemplate
+
+
+class TextTokenizer(Protocol):
+    """What a prompt takes of a tokenizer: transformers' own, or one without transformers.
+
+    Attributes:
+        added_tokens_decoder: the added tokens by their ids; each has `special`.
+        all_special_tokens, all_special_ids: those with a part of their own in the model.
+    """
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...  # noqa: D102
+
+    @property
+    def all_special_tokens(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def all_special_ids(self) -> Sequence[int]: ...  # noqa: D102
+
+    @property
+    def unk_token_id(self) -> Any: ...  # noqa: D102
+
+    @property
+    def bos_token(self) -> Any: ...  # noqa: D102
+
+    def convert_tokens_to_ids(self, tokens: str) -> Any:
+        """The id of a token."""
+        ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, Any]:
+        """The ids of a text, under "input_ids"."""
+        ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> Any:
+        """The text of ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,12 +92,12 @@ class Prompt:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: TextTokenizer,
         template: Template | ChatTemplate,
         system_prompt: str | None = None,
     ) -> None:
         self._tokenizer, self._template = tokenizer, template
-        self._image_token_id = cast(int, tokenizer.convert_tokens_to_ids(template.image_token))
+        self._image_token_id: int = tokenizer.convert_tokens_to_ids(template.image_token)
         special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
         special |= {*tokenizer.all_special_tokens, template.image_token}
         self._special = sorted(filter(None, special), key=len, reverse=True)
@@ -142,7 +176,7 @@ class Prompt:
         return before, after
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def tokenize(tokenizer: TextTokenizer, text: str) -> list[int]:
     """A prompt's token ids, as transformers' processors make them: a template that writes the first
     token itself gets no second one.
     """

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def like(self, other: Tokens) -> Tokens:
+        """These in the dtype of others."""
+        return replace(self, rows=self.rows.to(other.rows.dtype))
 
     def followed_by(self, other: Tokens) -> Tokens:
         """These and others behind them."""

@@ -147,7 +147,7 @@ class SessionKeeper:
             raise UserError(
                 f"Fact '{silent[0]}' has no question: set the parameter fact.{silent[0]}.question."
             )
-        loader.check_model(settings.model)
+        loader.check_model(settings.model, settings.runtime)
         session = self.session = self._make(settings)
         self._wait_loaded(session)
         self._log_ready(session)
@@ -196,7 +196,8 @@ class SessionKeeper:
             f"energy {settings.energy:g}" if settings.energy else f"{settings.visual_tokens} tokens"
         )
         self._logger.info(
-            f"Loaded {settings.model} in {engine.precision} on {engine.device} in {seconds:.1f} s; "
+            f"Loaded {settings.model} in {engine.precision} on {engine.device} ({engine.runtime}) "
+            f"in {seconds:.1f} s; "
             f"{settings.selector} keeps {kept} of {engine.visual_tokens_total}."
         )
         if engine.advice:

@@ -6,42 +6,24 @@
 
 One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one. What
 acts before the language model is here, what acts between its layers in `selection/inside/`.
+
+Importing this package imports no torch, so that names and values are known where there is none;
+`make_selector` and `VisualFeatures` do.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.selection.baselines import KeepAll, RandomChoice, RowNorm, UniformGrid
-from svd_vlm_ros.selection.cdpruner import CdPruner
-from svd_vlm_ros.selection.divprune import DivPrune
-from svd_vlm_ros.selection.hired import Hired
-from svd_vlm_ros.selection.inside import SELECTORS as _INSIDE
-from svd_vlm_ros.selection.inside import LayerSelector
-from svd_vlm_ros.selection.interface import (
-    NEEDS,
-    Budget,
-    Encoder,
-    EncoderSelector,
-    FeatureSelector,
-    ImageText,
-    Need,
-    Selection,
-    VisualFeatures,
-    looks_at_question,
-    make_budget,
-)
-from svd_vlm_ros.selection.mmtok import MmTok
-from svd_vlm_ros.selection.scope import Scope
-from svd_vlm_ros.selection.svd import SvdPrune
-from svd_vlm_ros.selection.svd_cover import SvdCover
-from svd_vlm_ros.selection.svd_pivoted import SvdPivoted
-from svd_vlm_ros.selection.tome import ToMe
-from svd_vlm_ros.selection.trim import Trim
-from svd_vlm_ros.selection.visionzip import VisionZip
-from svd_vlm_ros.selection.vispruner import VisPruner
+from svd_vlm_ros.selection.inside.interface import LayerSelector
+from svd_vlm_ros.selection.kinds import EncoderSelector, FeatureSelector, looks_at_question
+from svd_vlm_ros.selection.values import NEEDS, Budget, Need, Selection, make_budget
+
+if TYPE_CHECKING:
+    from svd_vlm_ros.selection.features import Encoder, ImageText, VisualFeatures
 
 __all__ = [
     "NEEDS",
@@ -67,30 +49,42 @@ Selector = FeatureSelector | LayerSelector
 
 Kind = Literal["before", "inside"]
 
-# A new selector is one line here.
-_BEFORE: tuple[type[FeatureSelector], ...] = (
-    SvdCover,
-    SvdPrune,
-    SvdPivoted,
-    VisionZip,
-    Hired,
-    Trim,
-    ToMe,
-    DivPrune,
-    Scope,
-    MmTok,
-    CdPruner,
-    VisPruner,
-    KeepAll,
-    RandomChoice,
-    UniformGrid,
-    RowNorm,
-)
+# A new selector is one line here: its name, and its module and class. The default comes first.
+_BEFORE = {
+    "svd-cover": "svd_cover.SvdCover",
+    "svd": "svd.SvdPrune",
+    "svd-pivoted": "svd_pivoted.SvdPivoted",
+    "visionzip": "visionzip.VisionZip",
+    "hired": "hired.Hired",
+    "trim": "trim.Trim",
+    "tome": "tome.ToMe",
+    "divprune": "divprune.DivPrune",
+    "scope": "scope.Scope",
+    "mmtok": "mmtok.MmTok",
+    "cdpruner": "cdpruner.CdPruner",
+    "vispruner": "vispruner.VisPruner",
+    "none": "baselines.KeepAll",
+    "random": "baselines.RandomChoice",
+    "grid": "baselines.UniformGrid",
+    "norm": "baselines.RowNorm",
+}
+_INSIDE = {
+    "fastv": "inside.fastv.FastV",
+    "pyramiddrop": "inside.pyramiddrop.PyramidDrop",
+    "sparsevlm": "inside.sparsevlm.SparseVLM",
+    "atp": "inside.atp.AdaptiveTokenPruning",
+}
 
 
-def _registry(kind: Kind) -> dict[str, type[Selector]]:
-    classes: tuple[type[Selector], ...] = _BEFORE if kind == "before" else _INSIDE
-    return {str(cls.name): cls for cls in classes}
+def __getattr__(name: str) -> Any:
+    """What imports torch is imported when it is asked for (PEP 562)."""
+    if name in ("Encoder", "ImageText", "VisualFeatures"):
+        return getattr(importlib.import_module("svd_vlm_ros.selection.features"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _registry(kind: Kind) -> dict[str, str]:
+    return _BEFORE if kind == "before" else _INSIDE
 
 
 def selector_names(kind: Literal["all"] | Kind = "all") -> list[str]:
@@ -105,9 +99,9 @@ def selector_names(kind: Literal["all"] | Kind = "all") -> list[str]:
 
 def selector_kind(name: str) -> Kind:
     """Whether a selector acts before or inside the language model. `UserError`: there is none."""
-    if name in _registry("before"):
+    if name in _BEFORE:
         return "before"
-    if name in _registry("inside"):
+    if name in _INSIDE:
         return "inside"
     raise UserError(f"There is no selector '{name}': take one of {', '.join(selector_names())}.")
 
@@ -126,7 +120,13 @@ def make_selector(name: str, **options: Any) -> Selector:
     Raises:
         UserError: the name or an option is not known, or an option's value is out of range.
     """
-    made = _registry(selector_kind(name))[name]
+    module, _, made = _registry(selector_kind(name))[name].rpartition(".")
+    found: type[Selector] = getattr(importlib.import_module(f"{__name__}.{module}"), made)
+    return make_with(found, name, options)
+
+
+def make_with(made: type[Selector], name: str, options: dict[str, Any]) -> Selector:
+    """A selector of a class. `UserError`: it has no such option, or its value is out of range."""
     known: list[str] = [field.name for field in fields(made)] if is_dataclass(made) else []
     unknown = sorted(set(options) - set(known))
     if unknown:

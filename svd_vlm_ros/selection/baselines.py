@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from svd_vlm_ros.errors import UserError
+from svd_vlm_ros.selection.dither import even_scores
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures, keep_highest
 
 
@@ -75,13 +75,8 @@ class UniformGrid:
         grids = features.tiles or ((features.grid,) if features.grid else ())
         if not grids:
             raise UserError("The selector 'grid' needs patches that form grids.")
-        valid = features.valid_indices().cpu()
-        thresholds = torch.cat([_thresholds(*grid) for grid in grids])[valid]
-        scores = torch.empty(len(valid), dtype=torch.float64)
-        scores[thresholds.argsort(stable=True)] = torch.arange(
-            len(valid), 0, -1, dtype=torch.float64
-        )
-        return keep_highest(scores / scores.sum(), features, budget)
+        scores = even_scores(grids, features.valid_indices().cpu().numpy())
+        return keep_highest(torch.from_numpy(scores), features, budget)
 
 
 @dataclass(frozen=True)
@@ -98,19 +93,3 @@ class RowNorm:
         if not float(total) > 0.0:
             norms, total = torch.ones_like(norms), norms.new_tensor(float(len(norms)))
         return keep_highest(norms / total, features, budget)
-
-
-def _thresholds(rows: int, columns: int) -> Tensor:
-    """The ranks of a grid's patches, from 0 to 1: float64 [rows * columns]."""
-    matrix = bayer(max(rows, columns))
-    return (matrix[:rows, :columns].flatten() / matrix.numel()).double()
-
-
-def bayer(size: int) -> Tensor:
-    """The Bayer matrix of the next power of two: int64 [s, s], every number below s * s once."""
-    matrix = torch.zeros(1, 1, dtype=torch.int64)
-    while len(matrix) < size:
-        four = 4 * matrix
-        above, below = torch.cat([four, four + 2], 1), torch.cat([four + 3, four + 1], 1)
-        matrix = torch.cat([above, below], 0)
-    return matrix

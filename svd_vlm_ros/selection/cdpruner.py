@@ -10,15 +10,9 @@ import numpy as np
 
 from svd_vlm_ros.selection.greedy import greedy_volume
 from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures
+from svd_vlm_ros.selection.ranking import ranked, tokens_of
 from svd_vlm_ros.selection.relevance import TextRelevance
-from svd_vlm_ros.selection.sets import (
-    cosines,
-    keep_all,
-    keep_set,
-    ranked,
-    rows_of,
-    tokens_of,
-)
+from svd_vlm_ros.selection.sets import cosines, keep_all, keep_set, rows_of
 
 
 @dataclass(frozen=True)

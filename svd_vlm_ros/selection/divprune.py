@@ -8,16 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from svd_vlm_ros.selection.greedy import greedy_diversity
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import (
-    cosines,
-    first_of_highest,
-    keep_all,
-    keep_set,
-    needed,
-    rows_of,
-    tokens_of,
-)
+from svd_vlm_ros.selection.ranking import needed, tokens_of
+from svd_vlm_ros.selection.sets import cosines, keep_all, keep_set, rows_of
 
 
 @dataclass(frozen=True)
@@ -42,21 +36,5 @@ class DivPrune:
         projected = needed(features.projected, "projected", self.name)
         if tokens >= len(features.valid_indices()):
             return keep_all(features)
-        distances = 1.0 - cosines(rows_of(projected, features))
-        apart = distances + np.diag(np.full(len(distances), np.inf))
-        apart = apart.min(axis=1)  # of each from its nearest neighbour
-        pick = int(first_of_highest(apart))
-        worth = np.zeros(len(distances))
-        open_ = np.ones(len(distances), dtype=bool)
-        nearest = np.full(len(distances), np.inf)
-        kept: list[int] = []
-        while True:
-            kept.append(pick)
-            worth[pick] = max(apart[pick] if len(kept) == 1 else nearest[pick], 0.0)
-            open_[pick] = False
-            np.minimum(nearest, distances[pick], out=nearest)
-            if len(kept) == tokens:
-                break
-            pick = int(first_of_highest(np.where(open_, nearest, -np.inf)))
-        worth[open_] = np.maximum(nearest[open_], 0.0)
+        kept, worth = greedy_diversity(1.0 - cosines(rows_of(projected, features)), tokens)
         return keep_set(features, np.array(kept), worth)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two greedy rules that several methods share: best coverage, and largest volume.
+"""Greedy rules that several methods share: best coverage, most diversity, and largest volume.
 
-Both take what the next one adds to the set, one by one, and both are exact: faster than the plain
+They take what the next one adds to the set, one by one, and are exact: faster than the plain
 loop by what they do not compute, never by what they leave to chance.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from svd_vlm_ros.selection.sets import first_of_highest
+from svd_vlm_ros.selection.ranking import first_of_highest
 
 
 def greedy_coverage(
@@ -55,6 +55,39 @@ def greedy_coverage(
         left -= (lost.sum(axis=0) - before.sum()) * weights
     gains = np.where(np.isneginf(left), gains, left)
     return chosen, np.maximum(gains, 0.0)  # rounding may leave less than nothing
+
+
+def greedy_diversity(distances: np.ndarray, count: int) -> tuple[list[int], np.ndarray]:
+    """Choose candidates of which no two are close: the max-min diversity problem.
+
+    The first is the one whose nearest neighbour is farthest away, each next one the one that is
+    farthest from the nearest of those chosen.
+
+    Args:
+        distances: float64 [n, n], symmetric.
+        count: how many to choose, less than n.
+
+    Returns:
+        The chosen, in their order, and float64 [n]: the distance at which each was chosen, of the
+        others what separates them from the nearest chosen one.
+    """
+    apart = distances + np.diag(np.full(len(distances), np.inf))
+    apart = apart.min(axis=1)  # of each from its nearest neighbour
+    pick = int(first_of_highest(apart))
+    worth = np.zeros(len(distances))
+    open_ = np.ones(len(distances), dtype=bool)
+    nearest = np.full(len(distances), np.inf)
+    chosen: list[int] = []
+    while True:
+        chosen.append(pick)
+        worth[pick] = max(apart[pick] if len(chosen) == 1 else nearest[pick], 0.0)
+        open_[pick] = False
+        np.minimum(nearest, distances[pick], out=nearest)
+        if len(chosen) == count:
+            break
+        pick = int(first_of_highest(np.where(open_, nearest, -np.inf)))
+    worth[open_] = np.maximum(nearest[open_], 0.0)
+    return chosen, worth
 
 
 def greedy_volume(

@@ -5,8 +5,9 @@
     EncoderSelector  inside the vision encoder: also runs its layers, merging as it goes
     LayerSelector    inside the language model (`selection/inside`): drops tokens between its layers
 
-What they are given of an image, `VisualFeatures`, is in `selection/features.py`; what they are
-asked for and give, `Budget` and `Selection`, in `selection/values.py`.
+Their protocols are in `selection/kinds.py`, which imports no torch. What they are given of an
+image, `VisualFeatures`, is in `selection/features.py`; what they are asked for and give, `Budget`
+and `Selection`, in `selection/values.py`.
 
 A selector is a pure function on tensors: it knows no model, keeps no state and changes none of its
 inputs. (If `svd` remembers the last image, `warm_start`, what it keeps does not depend on it.)
@@ -15,12 +16,12 @@ inputs. (If `svd` remembers the last image, `warm_start`, what it keeps does not
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 
 from svd_vlm_ros.selection.features import Encoder, ImageText, VisualFeatures
+from svd_vlm_ros.selection.kinds import EncoderSelector, FeatureSelector, looks_at_question
+from svd_vlm_ros.selection.ranking import SCORE_RESOLUTION
 from svd_vlm_ros.selection.values import (
     NEEDS,
     QUESTION_NEEDS,
@@ -46,58 +47,6 @@ __all__ = [
     "looks_at_question",
     "make_budget",
 ]
-
-# Scores sum to 1 over an image. Two scores closer than this are the same score: it is far above
-# what rounding in float64 leaves behind (1e-15) and far below what tells two patches apart (1e-7).
-SCORE_RESOLUTION = 1e-12
-
-
-@runtime_checkable
-class FeatureSelector(Protocol):
-    """A rule that chooses patches. `name` is the one under which it is registered."""
-
-    @property
-    def name(self) -> str:
-        """The name that users write."""
-        ...
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What it looks at beyond the patches, from `NEEDS`; that is computed, and no more."""
-        ...
-
-    def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
-        """Choose patches of one image within a budget."""
-        ...
-
-
-@runtime_checkable
-class EncoderSelector(FeatureSelector, Protocol):
-    """A rule that works inside the vision encoder; it has the need "encoder"."""
-
-    def encode(
-        self,
-        encoder: Encoder,
-        grid: tuple[int, int] | None,
-        valid: Tensor | None,
-        budget: Budget,
-    ) -> tuple[Tensor, Selection]:
-        """Run the encoder's layers, and choose on the way.
-
-        Args:
-            encoder: the opened encoder.
-            grid, valid: of the patches; see `VisualFeatures`.
-            budget: what is asked for.
-
-        Returns:
-            float [N, D], for each patch the features of its token, and the selection.
-        """
-        ...
-
-
-def looks_at_question(selector: FeatureSelector) -> bool:
-    """Whether what it keeps serves one question only, so that a Scene can't be shared."""
-    return bool(selector.needs & QUESTION_NEEDS)
 
 
 def keep_highest(scores: Tensor, features: VisualFeatures, budget: Budget) -> Selection:

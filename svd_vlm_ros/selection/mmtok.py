@@ -12,7 +12,8 @@ import torch
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_coverage
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import cosines, keep_all, keep_set, needed, rows_of, tokens_of
+from svd_vlm_ros.selection.ranking import needed, tokens_of
+from svd_vlm_ros.selection.sets import cosines, keep_all, keep_set, rows_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.interface import Need, VisualFeatures
-from svd_vlm_ros.selection.sets import needed
+from svd_vlm_ros.selection.ranking import needed
 
 Space = Literal["clip", "words"]
 

@@ -10,14 +10,8 @@ import numpy as np
 
 from svd_vlm_ros.selection.greedy import greedy_coverage
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import (
-    class_token_attention,
-    cosines,
-    keep_all,
-    keep_set,
-    rows_of,
-    tokens_of,
-)
+from svd_vlm_ros.selection.ranking import tokens_of
+from svd_vlm_ros.selection.sets import class_token_attention, cosines, keep_all, keep_set, rows_of
 
 
 @dataclass(frozen=True)

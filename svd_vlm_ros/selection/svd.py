@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,13 +18,9 @@ from svd_vlm_ros.selection.interface import (
     VisualFeatures,
     keep_highest,
 )
+from svd_vlm_ros.selection.leverage import ENERGY_RESOLUTION, Rank, check_svd
 from svd_vlm_ros.selection.sets import gram, rows_of
 from svd_vlm_ros.selection.warm import WarmStart
-
-Rank = Literal["energy", "budget"]
-
-# Relative to the sum of all squared singular values: what is smaller is rounding, not signal.
-ENERGY_RESOLUTION = 1e-12
 
 
 @dataclass(frozen=True)
@@ -83,13 +79,7 @@ class SvdPrune:
     warm_start: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank not in get_args(Rank):
-            raise UserError(f"The svd selector's rank is 'energy' or 'budget', not '{self.rank}'.")
-        if not 0.0 < self.rank_energy <= 1.0:
-            raise UserError(
-                f"The svd selector's rank_energy must be above 0 and at most 1, "
-                f"not {self.rank_energy}."
-            )
+        check_svd(self.rank, self.rank_energy)
         if not isinstance(self.warm_start, bool):
             raise UserError(
                 f"The svd selector's warm_start is True or False, not '{self.warm_start}'."

@@ -12,15 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_coverage
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
+from svd_vlm_ros.selection.leverage import CONTRAST_RESOLUTION, check_cover, count_to_cover
 from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, rows_of, to_cosines
 
-# What a sum of rounded shares may lack of the share that it stands for.
-SHARE_RESOLUTION = 1e-9
-# Relative to the energy of the patches: differences below it are rounding, and all patches alike.
-CONTRAST_RESOLUTION = 1e-12
 BLOCK = 96  # rows that are factored at once: with fewer the products get slower, with more LAPACK
 
 
@@ -67,10 +63,7 @@ class SvdCover:
     ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta <= 1.0:
-            raise UserError(f"The svd-cover selector's beta must be from 0 to 1, not {self.beta}.")
-        if not 0.0 < self.ridge < float("inf"):
-            raise UserError(f"The svd-cover selector's ridge must be above 0, not {self.ridge}.")
+        check_cover(self.beta, self.ridge)
 
     def __call__(self, features: VisualFeatures, budget: Budget) -> Selection:
         """Keep what covers."""
@@ -86,9 +79,7 @@ class SvdCover:
         coverage = to_cosines(products)  # below 0 it covers nothing: the greedy rule knows that
         coverage *= weights[:, None]
         kept, gains = greedy_coverage(coverage, count)
-        if budget.energy is not None:
-            reached = np.cumsum(gains[kept]) >= budget.energy - SHARE_RESOLUTION
-            kept = kept[: int(reached.argmax()) + 1 if reached.any() else count]
+        kept = kept[: count_to_cover(gains[kept], budget)]
         return keep_set(features, np.array(kept), gains)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.greedy import greedy_volume
 from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, ranked, rows_of, tokens_of
+from svd_vlm_ros.selection.ranking import ranked, tokens_of
+from svd_vlm_ros.selection.sets import gram, keep_all, keep_set, rows_of
 from svd_vlm_ros.selection.svd import SvdPrune, dominant_subspace
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from svd_vlm_ros.selection.interface import Budget, Encoder, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import TIE, keep_all, merge_matrix, tokens_of
+from svd_vlm_ros.selection.ranking import TIE, tokens_of
+from svd_vlm_ros.selection.sets import keep_all, merge_matrix
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from svd_vlm_ros.selection.interface import Budget, Selection, VisualFeatures
+from svd_vlm_ros.selection.ranking import ranked, tokens_of
 from svd_vlm_ros.selection.relevance import TextRelevance
-from svd_vlm_ros.selection.sets import keep_all, keep_set, merge_matrix, ranked, tokens_of
+from svd_vlm_ros.selection.sets import keep_all, keep_set, merge_matrix
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a selector is asked for and what it gives: needs, budgets, selections."""
+"""What a selector is asked for and what it gives: needs, budgets, selections. No torch in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from svd_vlm_ros.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Need = Literal["class_attention", "keys", "projected", "image_text", "question", "encoder"]
 

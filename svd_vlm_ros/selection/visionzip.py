@@ -9,17 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
+from svd_vlm_ros.selection.ranking import first_of_highest, needed, ranked, tokens_of
 from svd_vlm_ros.selection.sets import (
     class_token_attention,
     cosines,
-    first_of_highest,
     keep_all,
     keep_set,
     merge_matrix,
-    needed,
-    ranked,
     rows_of,
-    tokens_of,
 )
 
 

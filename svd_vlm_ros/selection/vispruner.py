@@ -10,15 +10,8 @@ import numpy as np
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.interface import Budget, Need, Selection, VisualFeatures
-from svd_vlm_ros.selection.sets import (
-    class_token_attention,
-    cosines,
-    keep_all,
-    keep_set,
-    ranked,
-    rows_of,
-    tokens_of,
-)
+from svd_vlm_ros.selection.ranking import ranked, tokens_of
+from svd_vlm_ros.selection.sets import class_token_attention, cosines, keep_all, keep_set, rows_of
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ import math
 import torch
 from torch import Tensor
 
-from svd_vlm_ros.selection.interface import SCORE_RESOLUTION, Budget, count_to_keep
+from svd_vlm_ros.selection.interface import Budget, count_to_keep
+from svd_vlm_ros.selection.ranking import SCORE_RESOLUTION
 
 ROUNDING = 1e-13  # of the trace
 TOLERANCE = 1e-6  # how far a score may be off, for display: the mean one is 1 / 576

@@ -231,6 +231,20 @@ def test_a_model_that_is_here_is_shown_with_its_size(tmp_path: Path) -> None:
     assert check.detail == f"1.5 kB in {tmp_path}"
 
 
+def test_an_export_is_a_model_that_is_here(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "decoder.onnx.data").write_bytes(bytes(2000))
+    found = {check.name: check for check in doctor._check_models(str(tmp_path))}
+    assert found[f"model {tmp_path}"].detail == f"2.0 kB in {tmp_path}"
+
+
+def test_onnxruntime_alone_is_a_way_to_run() -> None:
+    alone = checks.check_onnxruntime("1.32.0", alone=True)
+    assert (alone.name, alone.status) == ("runtime onnx", Status.OK)
+    assert "1.32.0, without torch: models run that 'svd-vlm export onnx'" in alone.detail
+    assert "torch" not in checks.check_onnxruntime("1.32.0", alone=False).detail
+
+
 def test_the_model_that_is_asked_for_has_to_be_here() -> None:
     found = {check.name: check for check in doctor._check_models("nobody/nothing")}
     assert list(found) == ["model scout", "model llava-hf/llava-1.5-7b-hf", "model nobody/nothing"]

@@ -18,7 +18,7 @@ from svd_vlm_ros.selection import (
     selector_kind,
     selector_names,
 )
-from svd_vlm_ros.selection.baselines import bayer
+from svd_vlm_ros.selection.dither import bayer
 from svd_vlm_ros.selection.interface import count_to_keep, keep_highest
 
 BEFORE = selector_names("before")

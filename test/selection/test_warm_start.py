@@ -11,7 +11,8 @@ from svd_vlm_ros.scout.drive import drive
 from svd_vlm_ros.scout.render import render
 from svd_vlm_ros.selection import Budget, VisualFeatures, make_selector
 from svd_vlm_ros.selection import warm as warm_module
-from svd_vlm_ros.selection.svd import ENERGY_RESOLUTION, SvdPrune
+from svd_vlm_ros.selection.leverage import ENERGY_RESOLUTION
+from svd_vlm_ros.selection.svd import SvdPrune
 from svd_vlm_ros.selection.warm import TOLERANCE, largest_angle, nothing_above
 
 SOME = (Budget(32),)

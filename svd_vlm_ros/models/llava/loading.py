@@ -147,7 +147,7 @@ def load_llava(
     def build(
         tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, place: torch.device
     ) -> LlavaForConditionalGeneration:
-        config = _fitted(random_config(name), tokenizer)
+        config = fitted_config(name, tokenizer)
         return build_random(config, precision, dtype, place, seed)
 
     read = load_checkpoint(
@@ -182,8 +182,9 @@ def find_sizes(name: str) -> ModelSizes:
     return sizes_from_config(name, config)
 
 
-def _fitted(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
-    """A random model's configuration with the image and end tokens of scout's tokenizer."""
+def fitted_config(name: str, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
+    """A random model's configuration with the image and end tokens of its tokenizer."""
+    config = random_config(name)
     config.image_token_index = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     text = text_config(config)
     text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id

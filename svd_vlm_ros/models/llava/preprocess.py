@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from svd_vlm_ros.errors import UserError
@@ -95,6 +94,16 @@ class ImageSettings:
 
 
 def preprocess(image: np.ndarray, settings: ImageSettings, aspect: str) -> ProcessedImage:
+    """`pixel_values` as a tensor."""
+    import torch  # only here: the runtime onnx prepares images by this module, and has none
+
+    pixels, framing = pixel_values(image, settings, aspect)
+    return ProcessedImage(torch.from_numpy(pixels), framing)
+
+
+def pixel_values(
+    image: np.ndarray, settings: ImageSettings, aspect: str
+) -> tuple[np.ndarray, Framing]:
     """Turn an image into the tower's pixel values.
 
     Args:
@@ -103,6 +112,9 @@ def preprocess(image: np.ndarray, settings: ImageSettings, aspect: str) -> Proce
         aspect: "pad": the whole image, centred on a square of the processor's mean colour (a
             camera keeps its left and right). "crop": the short side fills the square, the ends of
             the long side are cut off (a 16:9 camera loses 44 % of its image).
+
+    Returns:
+        float32 [1, 3, H, W], normalised, and the way back to the source image.
     """
     if aspect == "pad":
         square, framing = _pad(image, settings)
@@ -111,8 +123,7 @@ def preprocess(image: np.ndarray, settings: ImageSettings, aspect: str) -> Proce
     # As the processor does it: to 0..1 in float64, then float32 arithmetic.
     scaled = (square.astype(np.float64) * settings.rescale).astype(np.float32)
     values = (scaled - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
-    pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
-    return ProcessedImage(pixels, framing)
+    return np.ascontiguousarray(values.transpose(2, 0, 1))[None], framing
 
 
 def _pad(image: np.ndarray, settings: ImageSettings) -> tuple[np.ndarray, Framing]:

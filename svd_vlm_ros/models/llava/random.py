@@ -8,7 +8,7 @@ in int4 needs no more memory than its weights in int4.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -88,7 +88,12 @@ def random_config(name: str) -> LlavaConfig:
 
 
 def build_random(
-    config: LlavaConfig, precision: str, dtype: torch.dtype, device: torch.device, seed: int
+    config: LlavaConfig,
+    precision: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    take: Callable[[int, nn.Module], None] | None = None,
 ) -> LlavaForConditionalGeneration:
     """Build a LLaVA with random weights.
 
@@ -101,6 +106,8 @@ def build_random(
         dtype: of all that is not quantized.
         device: where the weights are made and stay.
         seed: of the weights. The global random state is left as it was.
+        take: is given each decoder layer and its index instead of the model, which then has none:
+            an export holds one at a time.
     """
     from transformers import LlavaForConditionalGeneration
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -126,7 +133,10 @@ def build_random(
             if precision in QUANTIZED:
                 quantize_linears(layer, precision, dtype)
                 give_back()
-            decoder.layers.append(layer)
+            if take is None:
+                decoder.layers.append(layer)
+            else:
+                take(index, layer)
     return cast("LlavaForConditionalGeneration", model)
 
 

@@ -296,6 +296,7 @@ def _model_facts(settings: Settings | None, session: Session | None) -> dict[str
         return {}
     facts: dict[str, Any] = {
         "model": settings.model,
+        "runtime": settings.runtime if info is None else info.runtime,
         "precision": settings.precision if info is None else info.precision,
         "selector": settings.selector,
     }

@@ -77,7 +77,10 @@ def random_model_refusal(engine: EngineInfo | None, allowed: bool) -> RequestErr
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the computer had no memory left."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    words = str(error).lower()
+    # The latter is onnxruntime's.
+    said = "out of memory" in words or "failed to allocate memory" in words
+    return said or isinstance(error, MemoryError)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From settings to a warm engine, on the inference thread; only there torch is imported."""
+"""From settings to a warm engine, on the inference thread; only there a runtime is imported."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from typing import TYPE_CHECKING
 
 import cv2
 
+from svd_vlm_ros.engine import SceneEngine
+from svd_vlm_ros.engine.runtimes import find_model, runtime_of
 from svd_vlm_ros.errors import UserError
-from svd_vlm_ros.models.files import find_folder
 from svd_vlm_ros.node.cameras.conversion import cv_bridge_converter
 from svd_vlm_ros.node.inference.failures import first_line, is_out_of_memory
 
 if TYPE_CHECKING:
-    from svd_vlm_ros.engine import SceneEngine
     from svd_vlm_ros.node.parameters.settings import Settings
 
 
-def check_model(name: str) -> None:
-    """Raise `UserError` if the model is not on this machine, before torch takes its seconds."""
+def check_model(name: str, runtime: str = "auto") -> None:
+    """Raise `UserError` if the model or its runtime is not on this machine, before its import takes
+    seconds.
+    """
+    runtime_of(name, runtime)
     try:
-        find_folder(name)
+        find_model(name)
     except UserError as error:
         raise UserError(f"{error} For the latter, start the node with model:=scout.") from error
 
 
 def load(settings: Settings) -> SceneEngine:
     """Load the model and run it once, so that the first question finds everything warm."""
-    from svd_vlm_ros.engine import SceneEngine
-
     if settings.cpu_threads:
         cv2.setNumThreads(settings.cpu_threads)  # images are converted on the same thread
     selector, options = settings.selection
     engine = SceneEngine.load(
         settings.model,
+        runtime=settings.runtime,
         precision=settings.precision,
         selector=selector,
         selector_options=options,

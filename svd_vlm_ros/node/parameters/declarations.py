@@ -21,22 +21,36 @@ PARAMETERS: tuple[Spec, ...] = (
         "model",
         "llava-hf/llava-1.5-7b-hf",
         "Model: scout (embedded), a hub id or folder of one of the families in docs/models.md, or "
-        "random:tiny. A hub model must have been fetched by svd-vlm download.",
+        "random:tiny. A hub model must have been fetched by svd-vlm download. Or a folder that "
+        "svd-vlm export onnx has written.",
         _AT_CONFIGURE,
+    ),
+    Spec(
+        "runtime",
+        "auto",
+        "What computes: torch, or onnx, which runs exported folders and needs no torch; auto: onnx "
+        "if the model is such a folder, else torch.",
+        _AT_CONFIGURE,
+        choices=("auto", "torch", "onnx"),
     ),
     Spec(
         "precision",
         "auto",
         "Precision of the weights; auto: the fastest that this machine has for the model and that "
-        "fits into its memory.",
+        "fits into its memory, or that of the export.",
         _AT_CONFIGURE,
         choices=("auto", "fp32", "bf16", "fp16", "int8", "int4"),
     ),
-    Spec("device", "auto", "Device of the model: auto, cpu, cuda or cuda:<index>.", _AT_CONFIGURE),
+    Spec(
+        "device",
+        "auto",
+        "Device of the model: auto, cpu, cuda or cuda:<index>; of an export also tensorrt.",
+        _AT_CONFIGURE,
+    ),
     Spec(
         "cpu_threads",
         0,
-        "Threads that the model may use on the CPU; 0: torch's own choice.",
+        "Threads that the model may use on the CPU; 0: the runtime's own choice.",
         _AT_CONFIGURE,
         low=0,
         high=1024,

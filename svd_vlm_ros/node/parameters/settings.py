@@ -43,6 +43,7 @@ class Settings:
     """The values of all parameters at one moment; names and units as in `PARAMETERS`."""
 
     model: str
+    runtime: Literal["auto", "torch", "onnx"]
     precision: str
     device: str
     cpu_threads: int
@@ -101,6 +102,7 @@ class Settings:
         """All that a loaded model depends on: if it differs, another one must be loaded."""
         return (
             self.model,
+            self.runtime,
             self.precision,
             self.device,
             self.cpu_threads,

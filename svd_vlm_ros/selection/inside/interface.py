@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.values import Budget
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER_LAYERS = 32  # of Vicuna-7B, in which the papers count their layers
 
@@ -76,6 +76,8 @@ class View:
 
     def text_rows(self) -> Tensor:
         """The rows of the text's tokens: int64 [t]."""
+        import torch  # only here: the protocol is known where there is none
+
         start = len(self.visual)
         return torch.arange(start, start + len(self.embedded[1]), device=self.visual.device)
 
@@ -207,7 +209,7 @@ def fit(
 
 def highest(scores: Tensor, keep: int) -> Tensor:
     """The places of the `keep` highest of scores [n], ascending; of equal ones the lower place."""
-    return torch.sort(scores, descending=True, stable=True).indices[:keep].sort().values
+    return scores.sort(descending=True, stable=True).indices[:keep].sort().values
 
 
 def check_counts(name: str, counts: str) -> None:
