@@ -28,6 +28,9 @@ NOT_IN_ROSDEP = {
     "accelerate",
     "bitsandbytes",
     "huggingface_hub",
+    "ml_dtypes",
+    "onnx",
+    "onnxruntime",
     "safetensors",
     "simplejpeg",
     "tokenizers",
@@ -36,7 +39,9 @@ NOT_IN_ROSDEP = {
     "rosbags",
 }
 # Dependencies of the above that come with them wherever they are.
-IMPLIED = {"click", "tqdm"}
+IMPLIED = {"click", "packaging", "tqdm"}
+# What only an extra of pyproject.toml brings, and is imported only where it is asked for.
+BY_EXTRA = {"ml_dtypes": "export", "onnx": "export", "onnxruntime": "onnx"}
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +181,10 @@ def test_pip_requires_what_python_imports():
     for name, path in third_party("svd_vlm_ros").items():
         is_ros = ROSDEP_KEYS.get(name, name) == name and name not in NOT_IN_ROSDEP
         if name in ros_only or (is_ros and not ros_by_pip):
+            continue
+        if name in BY_EXTRA:
+            wanted = rf"{name}\W.*extra == .{BY_EXTRA[name]}\b"
+            assert any(re.match(wanted, line) for line in lines), name
             continue
         if (f"ros_{name}" if is_ros else names.get(name, name)) not in required:
             missing[name] = path
