@@ -16,7 +16,7 @@ BLOCK = 32  # weights of one output that share a scale
 BITS = {"int8": 8, "int4": 4}
 # The largest weight of a block, in steps of its scale: 7 is the largest integer, -8 the smallest.
 _TRIED = {8: (127.0,), 4: (7.0, 7.5, 8.2)}
-_ROWS = 8  # blocks at a time: what is worked on stays in the cache
+_ROWS = 2  # blocks at a time: what is worked on stays in the cache
 
 
 def quantize(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from svd_vlm_ros.export.tensorrt_shapes import Profile
 from svd_vlm_ros.onnx_runtime.manifest import DECODER, EMBEDDINGS, Manifest
 from svd_vlm_ros.planning.devices import DEVICES
-
-if TYPE_CHECKING:
-    from svd_vlm_ros.export.tensorrt import Profile
 
 _TYPED = "TensorRT computes in what the graph says."
 _WEAK = (

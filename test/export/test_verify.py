@@ -35,16 +35,18 @@ def test_other_selectors_and_budgets(exported, selector, kept):
     assert report.agrees, report.rows
 
 
-def test_a_random_model_is_made_again_to_compare_with(exported):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_random_model_is_made_again_to_compare_with(exported, precision):
     seen = []
     report = verify(
-        exported("random:tiny"),
+        exported("random:tiny", precision),
         IMAGES,
         QUESTIONS,
         threads=1,
         on_progress=lambda *step: seen.append(step),
     )
     assert report.agrees, report.rows
+    assert report.rows[-1].allowed == (1.0 if precision == "fp32" else 0.0)
     assert seen == [("reading", 0, 1), ("comparing", 1, 1)]
 
 
