@@ -27,7 +27,7 @@ PIP := PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
 
 # Folders are named too, so that a deleted file counts as a change.
-SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
+SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config examples -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
 	CMakeLists.txt package.xml pyproject.toml setup.py
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
@@ -66,6 +66,7 @@ lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format, types and who imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy examples
 	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.tools  ## Bring the code into its format

@@ -18,7 +18,18 @@ NAMES = sorted(
     }
 )
 ROOT = PACKAGE.parent
-TREES = ("svd_vlm_ros", "docs", "benchmark", "launch", "config", "msg", "srv", "action", "src")
+TREES = (
+    "svd_vlm_ros",
+    "docs",
+    "benchmark",
+    "examples",
+    "launch",
+    "config",
+    "msg",
+    "srv",
+    "action",
+    "src",
+)
 TEXTS = {".py", ".md", ".cpp", ".hpp", ".msg", ".srv", ".action", ".yaml", ".xml"}
 # What users have in scripts and on disk keeps the name that it was given: options, a profile, keys
 # of reports ("picture", 'pictures') and the folder of their images; so do sentences to a model.
