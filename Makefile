@@ -32,7 +32,7 @@ SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config examp
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test any-image soak annotate kernels-arm lint format clean
+.PHONY: help venv install demo test any-image soak annotate kernels-arm lint format dist clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,8 +73,13 @@ format: $(VENV)/.tools  ## Bring the code into its format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+dist: $(VENV)/bin/python  ## An sdist, and a wheel from it, into dist/ (for this Python and this ROS)
+	@$(PIP) build
+	@rm -rf dist
+	@PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $(CONSTRAINTS)) $(VENV)/bin/python -m build --outdir dist .
+
 clean:  ## Remove the virtual environment and all that was built
-	rm -rf $(VENV) build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist install log .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not sys.version_info >= (3, 10))' \
