@@ -17,6 +17,7 @@ from svd_vlm_ros import __version__
 from svd_vlm_ros.cli import annotate, ask, bench, demo, describe, doctor, download, flops, plan
 from svd_vlm_ros.cli import eval as eval_command
 from svd_vlm_ros.cli.console import print_error
+from svd_vlm_ros.cli.spelling import with_nearest
 from svd_vlm_ros.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print_error(str(error))
+            print_error(with_nearest(str(error)))
             raise typer.Exit(1) from error
 
 
