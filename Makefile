@@ -28,12 +28,12 @@ PIP := PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet
 
 # Folders are named too, so that a deleted file counts as a change.
-SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
+SOURCES := $(shell find svd_vlm_ros action msg src srv cmake launch config examples -not -name '*.pyc' -not -name __pycache__ 2>/dev/null) \
 	CMakeLists.txt package.xml pyproject.toml setup.py
 INSTALLED := $(VENV)/.installed-$(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo test any-image soak annotate export-large kernels-arm lint format clean
+.PHONY: help venv install demo test any-image soak annotate export-large kernels-arm lint format dist clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -70,14 +70,20 @@ lint: $(INSTALLED) $(VENV)/.tools  ## Check style, format, types and who imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy examples
 	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.tools  ## Bring the code into its format
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+dist: $(VENV)/bin/python  ## An sdist, and a wheel from it, into dist/ (for this Python and this ROS)
+	@$(PIP) build
+	@rm -rf dist
+	@PIP_CONSTRAINT=$(abspath $(CONSTRAINTS)) PIP_BUILD_CONSTRAINT=$(abspath $(CONSTRAINTS)) $(VENV)/bin/python -m build --outdir dist .
+
 clean:  ## Remove the virtual environment and all that was built
-	rm -rf $(VENV) build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist install log .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not sys.version_info >= (3, 10))' \

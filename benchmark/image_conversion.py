@@ -2,7 +2,7 @@
 """What a 1920x1080 image costs on its way to RGB, beside decoders that notice no damage.
 
     git show 03bc653:svd_vlm_ros/pictures/messages.py > old.py
-    sed "s/picture_size/image_size/; s/pictures.files/images.files/" old.py > before.py
+    sed s/picture/image/g old.py > before.py
     python benchmark/image_conversion.py --before before.py
 
 Processor time of the thread; all rows by turns in one run. `before`: the messages.py of another

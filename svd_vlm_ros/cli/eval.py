@@ -18,6 +18,7 @@ from svd_vlm_ros.cli.eval_plan import PRECISIONS, plan_run
 if TYPE_CHECKING:
     from svd_vlm_ros.evaluation.runs import Run
 
+LOG_EVERY = 60.0  # s between two lines of a log
 INTERRUPTED = 130  # the exit status of a shell's command that was stopped by Ctrl-C
 
 
@@ -193,12 +194,31 @@ def _write_report(out: Path, target: Path) -> None:
     stderr().print(f"report: {path}", soft_wrap=True)
 
 
+def _lines(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int], None]:
+    """What shows progress in a log: a line when a cell's first image is begun, and then at most one
+    every `LOG_EVERY` seconds, since every image goes through all cells.
+    """
+    console, named, last = stderr(), set[str](), clock()
+
+    def on_step(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if what and (what not in named or clock() - last >= LOG_EVERY):
+            named.add(what)
+            last = clock()
+            console.print(f"{what}: {done} of {total or '?'} answers")
+
+    return on_step
+
+
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, on a terminal only. Yields the function that moves it."""
+    """A bar on stderr; where that is no terminal, lines. Yields the function that moves it."""
     console = stderr()
-    if not shown or not console.is_terminal:
+    if not shown:
         yield lambda what, done, total: None
+        return
+    if not console.is_terminal:
+        yield _lines()
         return
     from rich.progress import (
         BarColumn,

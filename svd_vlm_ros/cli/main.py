@@ -18,6 +18,7 @@ from svd_vlm_ros.cli import annotate, ask, bench, demo, describe, doctor, downlo
 from svd_vlm_ros.cli import eval as eval_command
 from svd_vlm_ros.cli import export as export_commands
 from svd_vlm_ros.cli.console import print_error
+from svd_vlm_ros.cli.spelling import with_nearest
 from svd_vlm_ros.errors import UserError
 
 
@@ -29,7 +30,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print_error(str(error))
+            print_error(with_nearest(str(error)))
             raise typer.Exit(1) from error
 
 

@@ -9,10 +9,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
+from svd_vlm_ros.cli import eval as eval_command
 from svd_vlm_ros.cli.main import app
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.evaluation.catalog import open_task
@@ -262,3 +264,21 @@ def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str) -> None:
 )
 def test_wrong_usage_is_refused_before_anything_runs(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["eval", *arguments]).exit_code == 2
+
+
+def test_a_log_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no terminal is: a line for each cell, once, and one a minute from then on."""
+    printed: list[str] = []
+    monkeypatch.setattr(eval_command, "stderr", lambda: SimpleNamespace(print=printed.append))
+    now = 0.0
+    on_step = eval_command._lines(lambda: now)
+    for done in range(6):
+        for cell in ("bf16 svd 64", "bf16 atp 64"):
+            on_step(cell, done, 12)
+            on_step("", done, 12)
+            now += 7.0
+    assert printed == [
+        "bf16 svd 64: 0 of 12 answers",
+        "bf16 atp 64: 0 of 12 answers",
+        "bf16 svd 64: 5 of 12 answers",
+    ]

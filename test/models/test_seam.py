@@ -20,6 +20,7 @@ ROOMS = {f"models/{model_type}/": "the family's own room" for model_type in mode
 ALLOWED = {
     **ROOMS,
     "scout/": "the embedded checkpoint is a LLaVA-1.5, made and trained there",
+    "export/": "its writers are of architectures, as a family's room is",
     "planning/": "published constants and the sizes of published models",
     "evaluation/": "the papers' tables, prompts and budgets",
     "bench/selectors.py": "the selectors' own time is published for the features of LLaVA-1.5",

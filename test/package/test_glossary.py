@@ -18,14 +18,25 @@ NAMES = sorted(
     }
 )
 ROOT = PACKAGE.parent
-TREES = ("svd_vlm_ros", "docs", "benchmark", "launch", "config", "msg", "srv", "action", "src")
+TREES = (
+    "svd_vlm_ros",
+    "docs",
+    "benchmark",
+    "examples",
+    "launch",
+    "config",
+    "msg",
+    "srv",
+    "action",
+    "src",
+)
 TEXTS = {".py", ".md", ".cpp", ".hpp", ".msg", ".srv", ".action", ".yaml", ".xml"}
 # What users have in scripts and on disk keeps the name that it was given: options, a profile, keys
 # of reports ("picture", 'pictures') and the folder of their images; so do sentences to a model.
 KEPT = re.compile(
     r"--(keep-)?pictures?\b|large_pictures|picture_(stamp|reused)|(wrong|unread)_pictures?"
     r"|malformed picture\"|[\"'`]pictures?[\"'`]|`pictures/`|picture\|image\|photo"
-    r"|03bc653:svd_vlm_ros/pictures/|person in the picture\?"
+    r"|03bc653:svd_vlm_ros/pictures/|sed s/picture/image/g|person in the picture\?"
 )
 WORDINGS = PACKAGE / "scout" / "wordings.py"  # the sentences that scout was trained on
 

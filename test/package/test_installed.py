@@ -58,7 +58,7 @@ def test_nothing_is_installed_that_has_no_source():
     assert orphans == []
 
 
-@pytest.mark.parametrize("folder", ["launch", "config", "msg", "srv"])
+@pytest.mark.parametrize("folder", ["launch", "config", "examples", "msg", "srv"])
 def test_shared_files_are_installed(folder):
     files = [path for path in (ROOT / folder).iterdir() if path.is_file()]
     assert files

@@ -42,6 +42,7 @@ NOT_IN_ROSDEP = {
 IMPLIED = {"click", "packaging", "tqdm"}
 # What only an extra of pyproject.toml brings, and is imported only where it is asked for.
 BY_EXTRA = {"ml_dtypes": "export", "onnx": "export", "onnxruntime": "onnx"}
+OPTIONAL = {"tf2_ros"}  # what an example uses if it is there
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def _beside_tests(name: str) -> list[Path]:
 
 
 def third_party(folder: str) -> dict[str, str]:
-    ours = sys.stdlib_module_names | {"svd_vlm_ros"} | IMPLIED
+    ours = sys.stdlib_module_names | {"svd_vlm_ros"} | IMPLIED | OPTIONAL
     found = imports_of(ROOT / folder, anywhere=folder != "test")
     return {name: path for name, path in found.items() if name not in ours}
 
@@ -114,7 +115,7 @@ def test_it_is_an_interface_package_built_by_ament_cmake(manifest):
     assert "Apache License" in (ROOT / manifest.licenses[0].file).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("folder", ["svd_vlm_ros", "launch"])
+@pytest.mark.parametrize("folder", ["svd_vlm_ros", "launch", "examples"])
 def test_package_xml_names_what_python_imports(manifest, folder):
     declared = {depend.name for depend in manifest.exec_depends}
     missing = {
@@ -156,7 +157,7 @@ def test_package_xml_names_what_cmake_finds(manifest):
 def test_package_xml_names_nothing_that_is_unused(manifest):
     used = {
         ROSDEP_KEYS.get(name, name)
-        for folder in ("svd_vlm_ros", "launch")
+        for folder in ("svd_vlm_ros", "launch", "examples")
         for name in imports_of(ROOT / folder)
     }
     # The interfaces need these; Python code need not name them.
