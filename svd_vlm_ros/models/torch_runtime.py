@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
 
+from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.heap import give_back
 from svd_vlm_ros.models.interface import LoadedModel
 from svd_vlm_ros.models.loading import resolve_device
@@ -103,11 +105,11 @@ def fitting_selectors(gives: frozenset[Need], prunes: bool) -> tuple[str, ...]:
         prunes: whether they can act inside its language model.
     """
     inside = selector_names("inside") if prunes else []
-    before = [
-        name
-        for name in selector_names("before")
-        if cast(FeatureSelector, make_selector(name)).needs - QUESTION_NEEDS <= gives
-    ]
+    before = []
+    for name in selector_names("before"):
+        with contextlib.suppress(UserError):  # another package's, which can't be loaded
+            if cast(FeatureSelector, make_selector(name)).needs - QUESTION_NEEDS <= gives:
+                before.append(name)
     return (*before, *inside)
 
 

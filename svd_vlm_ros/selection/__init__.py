@@ -5,7 +5,8 @@
     selection = select(VisualFeatures(patches, grid=(6, 8)), Budget(tokens=16))
 
 One file a method, all pure functions on tensors; `docs/selectors.md` shows how to add one. What
-acts before the language model is here, what acts between its layers in `selection/inside/`.
+acts before the language model is here, what acts between its layers in `selection/inside/`, what
+other packages bring in `outside`.
 
 Importing this package imports no torch, so that names and values are known where there is none;
 `make_selector` and `VisualFeatures` do.
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from svd_vlm_ros.errors import UserError
 from svd_vlm_ros.selection.inside.interface import LayerSelector
 from svd_vlm_ros.selection.kinds import EncoderSelector, FeatureSelector, looks_at_question
+from svd_vlm_ros.selection.outside import outside_class, outside_names, register_selector
 from svd_vlm_ros.selection.values import NEEDS, Budget, Need, Selection, make_budget
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ __all__ = [
     "looks_at_question",
     "make_budget",
     "make_selector",
+    "register_selector",
     "selector_kind",
     "selector_names",
 ]
@@ -83,26 +86,23 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _registry(kind: Kind) -> dict[str, str]:
-    return _BEFORE if kind == "before" else _INSIDE
-
-
 def selector_names(kind: Literal["all"] | Kind = "all") -> list[str]:
-    """The names that `make_selector` knows, the default first.
+    """The names that `make_selector` knows, the default first, those of other packages last.
 
     Args:
         kind: "before" the language model, "inside" it, or "all".
     """
-    kinds: tuple[Kind, ...] = ("before", "inside") if kind == "all" else (kind,)
-    return [name for each in kinds for name in _registry(each)]
+    before = [] if kind == "inside" else list(_BEFORE)
+    inside = [] if kind == "before" else list(_INSIDE)
+    others = [name for name in outside_names() if name not in (*_BEFORE, *_INSIDE)]
+    return [*before, *inside, *([] if kind == "inside" else others)]
 
 
 def selector_kind(name: str) -> Kind:
     """Whether a selector acts before or inside the language model. `UserError`: there is none."""
-    if name in _BEFORE:
-        return "before"
-    if name in _INSIDE:
-        return "inside"
+    for kind in get_args(Kind):
+        if name in selector_names(kind):
+            return cast(Kind, kind)
     raise UserError(f"There is no selector '{name}': take one of {', '.join(selector_names())}.")
 
 
@@ -118,9 +118,13 @@ def make_selector(name: str, **options: Any) -> Selector:
         `EncoderSelector` if it needs "encoder".
 
     Raises:
-        UserError: the name or an option is not known, or an option's value is out of range.
+        UserError: the name or an option is not known, an option's value is out of range, or
+            another package's selector can't be loaded.
     """
-    module, _, made = _registry(selector_kind(name))[name].rpartition(".")
+    selector_kind(name)
+    if name not in _BEFORE and name not in _INSIDE:
+        return make_with(outside_class(name), name, options)
+    module, _, made = {**_BEFORE, **_INSIDE}[name].rpartition(".")
     found: type[Selector] = getattr(importlib.import_module(f"{__name__}.{module}"), made)
     return make_with(found, name, options)
 
