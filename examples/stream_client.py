@@ -3,11 +3,14 @@
 
     python3 examples/stream_client.py "describe the scene" --most-words 10
 
-All calls are made on the thread that spins the node, as docs/node.md asks for.
+All calls are made on the thread that spins the node, as docs/node.md asks for. Ctrl-C sets an
+event: an exception in the midst of spinning can leave rclpy's action client deaf for good.
 """
 
 import argparse
+import signal
 import sys
+import threading
 from typing import Any
 
 import rclpy
@@ -18,9 +21,8 @@ from rclpy.utilities import remove_ros_args
 
 from svd_vlm_ros.action import StreamAnswer
 
-TRIES = 3
-ACCEPTED = 5.0  # s; every goal is accepted at once: after this the reply has got lost
-TO_END = 5.0  # s after a cancel, which takes effect within one token
+STOPPED = threading.Event()  # by Ctrl-C
+TRIES, SOON = 3, 5.0  # SOON in s: a goal is accepted at once, a cancel takes one token
 
 
 def stream(node: Node, goal: StreamAnswer.Goal, most_words: int = 0) -> StreamAnswer.Result:
@@ -40,32 +42,30 @@ def stream(node: Node, goal: StreamAnswer.Goal, most_words: int = 0) -> StreamAn
 
     for _ in range(TRIES):
         sent = client.send_goal_async(goal, feedback_callback=show)
-        rclpy.spin_until_future_complete(node, sent, timeout_sec=ACCEPTED)
+        rclpy.spin_until_future_complete(node, sent, timeout_sec=SOON)
         if sent.done():
             break
     else:
         raise TimeoutError(f"stream_answer took none of {TRIES} goals: see the node's log.")
     result = sent.result().get_result_async()
-    try:
-        while not result.done() and not 0 < most_words <= words:
-            rclpy.spin_once(node, timeout_sec=0.1)
-    except KeyboardInterrupt:
-        print(" (Ctrl-C)", end="", flush=True)
+    while not (result.done() or STOPPED.is_set() or 0 < most_words <= words):
+        rclpy.spin_once(node, timeout_sec=0.1)
     if not result.done():
         sent.result().cancel_goal_async()
-        rclpy.spin_until_future_complete(node, result, timeout_sec=TO_END)
+        rclpy.spin_until_future_complete(node, result, timeout_sec=SOON)
     if not result.done():
         raise TimeoutError("The node did not end the goal: see its log.")
     return result.result().result
 
 
 def main() -> int:
-    """Read the command line, ask, and print. Exit status 0: answered, or canceled as wished."""
-    parser = argparse.ArgumentParser(description="Ask the node perception, and see it write.")
+    """Exit status 0: answered, or canceled as wished."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("question")
     parser.add_argument("--most-words", type=int, default=0, help="cancel after so many; 0: never")
     given = parser.parse_args(remove_ros_args(sys.argv)[1:])
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is Python's: see `stream`
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGINT, lambda *_: STOPPED.set())
     try:
         goal = StreamAnswer.Goal(question=given.question)
         result = stream(rclpy.create_node("stream_client"), goal, given.most_words)

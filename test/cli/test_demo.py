@@ -215,7 +215,8 @@ def test_the_demo_over_real_processes(svd_vlm, mark: str, tmp_path: Path) -> Non
     assert len(record["questions"]) == record["asked"] == 2
     assert len({row["kind"] for row in record["questions"]}) == 2
     stamps = [row["picture_stamp"] for row in record["questions"]]
-    assert stamps[0] < stamps[1] < record["description"]["picture_stamp"]
+    # A description may be of the image that was asked about last: none newer need have come.
+    assert stamps[0] < stamps[1] <= record["description"]["picture_stamp"]
     for row in record["questions"]:
         assert row["answer"]
         assert row["right"] == (plain(row["answer"]) == plain(row["truth"]))
