@@ -21,7 +21,7 @@ sys.path.insert(0, str(TESTS / "node"))  # for robot.py: no test folder is on th
 if TYPE_CHECKING:
     from robot import Robot
 
-SCOUT = {"model": "scout", "precision": "bf16", "allow_random_model": False}
+SCOUT = {"model": "scout", "precision": "fp32", "allow_random_model": False}
 
 
 @pytest.fixture

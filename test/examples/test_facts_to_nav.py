@@ -24,7 +24,7 @@ FACTS = {"facts": ["path"], "fact.path.question": QUESTION, "fact_frames": 1}
 
 def certain_image(path_clear: bool) -> np.ndarray:
     """A scene whose path is clear, or blocked, about which scout is right and certain."""
-    engine = SceneEngine.load("scout", precision="bf16")
+    engine = SceneEngine.load("scout", precision="fp32")
     for scene in map(sample_scene, SEEDS):
         if clear_path_state(scene) and scene.path_clear == path_clear:
             image = render(scene)

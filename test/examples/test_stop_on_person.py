@@ -20,14 +20,14 @@ from svd_vlm_ros.scout.world import sample_scene
 
 QUESTION = "is there a person?"
 CRUISE = 0.4  # m/s
-SILENCE = 4.0  # s
+SILENCE = 8.0  # s: a description beside other work can take seconds
 SEEDS = range(30_000_000, 30_000_100)  # scenes that training did not see
 FACTS = {"facts": ["person"], "fact.person.question": QUESTION}
 
 
 def certain_image(of_person: bool) -> np.ndarray:
     """A scene with a person, or without, about which scout is right and certain."""
-    engine = SceneEngine.load("scout", precision="bf16")
+    engine = SceneEngine.load("scout", precision="fp32")
     for scene in map(sample_scene, SEEDS):
         if any(thing.kind == "person" for thing in scene.objects) == of_person:
             image = render(scene)
